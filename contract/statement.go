@@ -1,0 +1,241 @@
+// Package contract is the rules of a grid: who may decide what, and what follows.
+//
+// It is pure: no I/O, no clock, no engine. The ledger replicates it; every node
+// applies the same judgement again to what the ledger hands it.
+package contract
+
+import (
+	"github.com/zero-os/zos/canon"
+)
+
+// Version is the format version of every statement in this package.
+const Version = 1
+
+// The kinds of statement. A statement carries its kind, and its signatures use
+// the kind as their SSHSIG namespace, so no signature can serve two purposes.
+const (
+	KindAccount    = "zos-account-v1"
+	KindGroup      = "zos-group-v1"
+	KindFarm       = "zos-farm-v1"
+	KindSlot       = "zos-slot-v1"
+	KindDelegation = "zos-delegation-v1"
+	KindConsent    = "zos-consent-v1"
+	KindNode       = "zos-node-v1"
+	KindApproval   = "zos-approval-v1"
+	KindReceipt    = "zos-receipt-v1"
+	KindRelease    = "zos-release-v1"
+	KindTag        = "zos-tag-v1"
+	KindRequest    = "zos-request-v1"
+	KindReply      = "zos-reply-v1"
+	KindHeartbeat  = "zos-heartbeat-v1"
+)
+
+// Header begins every statement. Embedding it in a struct inlines its fields.
+type Header struct {
+	V    uint64     `cbor:"v"`    // Version
+	Kind string     `cbor:"kind"` // one of the kinds above
+	Grid canon.Hash `cbor:"grid"` // id of the grid: hash of its Genesis
+}
+
+// Genesis founds a grid; the hash of its bytes is the grid's id. It is the one
+// statement without a grid id and without a signature.
+type Genesis struct {
+	V          uint64      `cbor:"v"`
+	Kind       string      `cbor:"kind"` // "zos-genesis-v1"
+	Name       string      `cbor:"name"`
+	Created    uint64      `cbor:"created"` // Unix seconds
+	Nonce      []byte      `cbor:"nonce"`   // 16 random bytes
+	Validators []Validator `cbor:"validators"`
+	// Release keys, SSH wire format; Threshold of them sign a release.
+	ReleaseKeys      [][]byte `cbor:"release_keys"`
+	ReleaseThreshold uint64   `cbor:"release_threshold"`
+}
+
+// Validator is a founding member of the ledger's quorum.
+type Validator struct {
+	Name  string `cbor:"name"`
+	Key   []byte `cbor:"key"` // raw ed25519 public key, 32 bytes
+	Power uint64 `cbor:"power"`
+}
+
+// Account is a person or an agent: a name and the key that speaks for it. The
+// hash of the statement is the account's id; it is signed by its own key.
+type Account struct {
+	Header
+	Name string `cbor:"name"`
+	Key  []byte `cbor:"key"` // SSH wire format, ed25519 or sk-ssh-ed25519
+}
+
+// Group is a set of accounts that decides together. The hash of the founding
+// statement is its id; it is signed by its founder.
+type Group struct {
+	Header
+	Name      string     `cbor:"name"`
+	Founder   canon.Hash `cbor:"founder"` // account id
+	Members   []Member   `cbor:"members"` // sorted by account, unique
+	Threshold uint64     `cbor:"threshold"`
+	Nonce     []byte     `cbor:"nonce"` // 16 random bytes
+}
+
+// Member is an account in a group and the weight of its approval, at least 1.
+type Member struct {
+	Account canon.Hash `cbor:"account"`
+	Weight  uint64     `cbor:"weight"`
+}
+
+// Farm is an owner of hardware. The statement is signed by Key.
+type Farm struct {
+	Header
+	Name string `cbor:"name"`
+	Key  []byte `cbor:"key"` // SSH wire format
+}
+
+// Slot is a node's place in a farm, signed by the farm. Its hash is its id.
+type Slot struct {
+	Header
+	Farm     canon.Hash `cbor:"farm"`
+	Name     string     `cbor:"name"`
+	Hint     string     `cbor:"hint"`     // "mac:52:54:00:…" or "smbios:<uuid>"
+	Disks    []string   `cbor:"disks"`    // serials that may be formatted
+	Identity string     `cbor:"identity"` // "disk", "tpm" or "none": where its keys live
+	Capacity Capacity   `cbor:"capacity"`
+}
+
+// Capacity is what a slot offers to contracts.
+type Capacity struct {
+	CPU    uint64 `cbor:"cpu"`    // thousandths of a core
+	Memory uint64 `cbor:"memory"` // bytes
+	Disk   uint64 `cbor:"disk"`   // bytes
+}
+
+// Delegation lets a farm agent's key act for the farm, within bounds.
+type Delegation struct {
+	Header
+	Farm     canon.Hash   `cbor:"farm"`
+	Key      []byte       `cbor:"key"`     // SSH wire format
+	Actions  []string     `cbor:"actions"` // "admit", "rekey"
+	Slots    []canon.Hash `cbor:"slots"`   // empty: every slot of the farm
+	Count    uint64       `cbor:"count"`   // how many slots it may admit; 0: as many as Slots
+	Capacity Capacity     `cbor:"capacity"`
+	Sequence uint64       `cbor:"sequence"`
+	Expiry   uint64       `cbor:"expiry"` // Unix seconds
+}
+
+// Consent is a farm's word that a group may use its nodes, signed by the farm.
+// The newest sequence per (farm, group) counts; a zero Capacity withdraws it.
+type Consent struct {
+	Header
+	Farm     canon.Hash `cbor:"farm"`
+	Group    canon.Hash `cbor:"group"`
+	Capacity Capacity   `cbor:"capacity"`
+	Sequence uint64     `cbor:"sequence"`
+	Expiry   uint64     `cbor:"expiry"`
+}
+
+// Node binds keys to a slot: admission (epoch 1) or re-keying (epoch + 1). It
+// is signed by the node's own new key and by the farm key or a delegate.
+type Node struct {
+	Header
+	Slot       canon.Hash `cbor:"slot"`
+	Epoch      uint64     `cbor:"epoch"`
+	SigningKey []byte     `cbor:"signing_key"` // SSH wire format, ed25519
+	SealingKey []byte     `cbor:"sealing_key"` // package seal's public key
+	Delegation canon.Hash `cbor:"delegation"`  // zero: signed by the farm key itself
+	BootNonce  []byte     `cbor:"boot_nonce"`  // 16 random bytes of the boot that asked
+	Expiry     uint64     `cbor:"expiry"`      // for inclusion, not for the key
+}
+
+// Actions of an Approval.
+const (
+	ActionDeploy = "deploy" // version 1 of a contract
+	ActionUpdate = "update" // a further version
+	ActionCancel = "cancel" // the end; Plan has no workloads
+)
+
+// Approval is what the members of a group sign. A proposal is an Approval with
+// fewer signatures than its group's threshold. Its hash is the proposal's id;
+// the hash of a contract's version-1 Approval is the contract's id.
+type Approval struct {
+	Header
+	Group      canon.Hash `cbor:"group"`
+	GroupEpoch uint64     `cbor:"group_epoch"` // 1 until groups can change
+	Class      string     `cbor:"class"`       // class of action, "workload"
+	Action     string     `cbor:"action"`
+	Contract   canon.Hash `cbor:"contract"` // zero for ActionDeploy
+	Name       string     `cbor:"name"`     // deployment name, equals the plan's
+	Version    uint64     `cbor:"version"`  // 1 for ActionDeploy
+	Plan       []byte     `cbor:"plan"`     // canonical bytes of a plan.Plan
+	Nonce      []byte     `cbor:"nonce"`    // 16 random bytes
+	Expiry     uint64     `cbor:"expiry"`   // Unix seconds of block time
+}
+
+// States of a workload in a Receipt.
+const (
+	StatePending = "pending"
+	StateRunning = "running"
+	StateExited  = "exited"
+	StateFailed  = "failed" // will be tried again; Reason says why
+	StateGone    = "gone"   // removed after cancellation
+)
+
+// Receipt is what a node says of a workload, signed by the node's key and
+// written on change only.
+type Receipt struct {
+	Header
+	Contract canon.Hash `cbor:"contract"`
+	Version  uint64     `cbor:"version"`
+	Workload string     `cbor:"workload"`
+	Slot     canon.Hash `cbor:"slot"`
+	Epoch    uint64     `cbor:"epoch"`
+	Sequence uint64     `cbor:"sequence"` // per (slot, epoch), rising
+	State    string     `cbor:"state"`
+	Reason   string     `cbor:"reason"` // problem code, empty when running
+	Detail   string     `cbor:"detail"` // one line for people, at most 512 bytes
+	ExitCode int64      `cbor:"exit_code"`
+	Verity   bool       `cbor:"verity"` // the kernel checks every page-in
+	Time     uint64     `cbor:"time"`   // node's clock, Unix seconds
+}
+
+// Release is one version of the OS for one grid, signed k-of-n by the release
+// keys.
+type Release struct {
+	Header
+	Sequence uint64     `cbor:"sequence"` // rising
+	Name     string     `cbor:"name"`     // for people, e.g. "2026.11.1"
+	OS       canon.Hash `cbor:"os"`       // digest of the OS flist
+	Expiry   uint64     `cbor:"expiry"`   // Unix seconds
+	// Checkpoint is where a light client starts to trust the ledger.
+	Checkpoint Checkpoint `cbor:"checkpoint"`
+}
+
+// Checkpoint is a block header of the ledger.
+type Checkpoint struct {
+	Height uint64     `cbor:"height"`
+	Hash   canon.Hash `cbor:"hash"`
+	Time   uint64     `cbor:"time"` // Unix seconds
+}
+
+// Tag names an image for people, signed by its publisher.
+type Tag struct {
+	Header
+	Publisher canon.Hash `cbor:"publisher"` // account id
+	Name      string     `cbor:"name"`
+	Tag       string     `cbor:"tag"`
+	Digest    canon.Hash `cbor:"digest"`
+	Sequence  uint64     `cbor:"sequence"`
+	Expiry    uint64     `cbor:"expiry"`
+}
+
+// Signed is a statement with its signatures: the one envelope for everything
+// that is published, and the one form of a ledger transaction. Sending an
+// Approval again with another signature adds that approval.
+type Signed struct {
+	Statement  []byte      `cbor:"statement"`
+	Signatures []Signature `cbor:"signatures"`
+}
+
+// Signature is one SSHSIG signature over Signed.Statement.
+type Signature struct {
+	Key []byte `cbor:"key"` // SSH wire format
+	Sig []byte `cbor:"sig"` // SSHSIG blob, not armored
+}

@@ -1,0 +1,36 @@
+package contract
+
+import "time"
+
+// Limits of what one statement may hold. docs/reference/statements.cddl says
+// the same for people.
+//
+// The ledger's state grows by what these bound: one account, farm, slot or group
+// is at most a few KiB, for ever; a group has at most MaxOpenProposals open
+// proposals, and those that expired go when the next one comes; a contract
+// keeps its first approval and the newest within MaxHistory; a slot lists at
+// most MaxRuns contracts; a workload has one receipt; a farm has one delegation
+// per agent key and one consent per group. How many accounts, groups and farms
+// there are is not bounded by these rules: the ledger's operators bound the rate.
+const (
+	MaxStatement     = 256 << 10 // bytes of an Approval
+	MaxPlain         = 16 << 10  // bytes of every other statement
+	MaxSignatures    = 64        // per statement
+	MaxSigned        = 512 << 10 // bytes of a transaction
+	MaxMembers       = 64        // of a group
+	MaxWeight        = 1 << 32   // of a member
+	MaxOpenProposals = 64        // per group
+	MaxHistory       = 1 << 20   // bytes of a contract's kept approvals
+	MaxRuns          = 512       // contracts on a slot
+	MaxDisks         = 32        // of a slot
+	MaxDelegated     = 256       // slots listed in a delegation
+	MaxValidators    = 128       // in a genesis
+	MaxReleaseKeys   = 32        // in a genesis
+	MaxText          = 128       // bytes of a hint, a serial, a release's name
+	MaxDetail        = 512       // bytes of a receipt's detail
+	NonceSize        = 16        // bytes of every nonce
+
+	// MaxProposalLife is how far ahead of block time an approval may expire, in
+	// seconds; it bounds how long an open proposal occupies the state.
+	MaxProposalLife = uint64(90 * 24 * time.Hour / time.Second)
+)

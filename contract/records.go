@@ -1,0 +1,197 @@
+package contract
+
+import (
+	"github.com/zero-os/zos/canon"
+)
+
+// What the ledger keeps. Every value is the canonical CBOR of one of these
+// structs under the key that the Key… functions give. Records keep the signed
+// statements themselves, so a reader can verify them again.
+
+// GridRecord is at KeyGrid.
+type GridRecord struct {
+	ID      canon.Hash `cbor:"id"`
+	Genesis []byte     `cbor:"genesis"` // canonical Genesis
+}
+
+// AccountRecord is at KeyAccount.
+type AccountRecord struct {
+	Signed Signed `cbor:"signed"` // Account
+	Time   uint64 `cbor:"time"`   // block time of inclusion, Unix seconds; likewise below
+}
+
+// KeyRecord is at KeyKey: what a public key speaks for. One key speaks for one
+// thing.
+type KeyRecord struct {
+	Kind  string     `cbor:"kind"`  // KindAccount or KindNode
+	Owner canon.Hash `cbor:"owner"` // account or slot id
+}
+
+// NameRecord is at KeyName: who came first.
+type NameRecord struct {
+	ID canon.Hash `cbor:"id"`
+}
+
+// GroupRecord is at KeyGroup.
+type GroupRecord struct {
+	Signed Signed `cbor:"signed"` // Group
+	Epoch  uint64 `cbor:"epoch"`  // 1 until groups can change
+	Time   uint64 `cbor:"time"`
+}
+
+// PendingRecord is at KeyPending: the open proposals of a group, oldest first.
+type PendingRecord struct {
+	Proposals []canon.Hash `cbor:"proposals"`
+}
+
+// FarmRecord is at KeyFarm.
+type FarmRecord struct {
+	Signed Signed `cbor:"signed"` // Farm
+	Time   uint64 `cbor:"time"`
+}
+
+// SlotRecord is at KeySlot.
+type SlotRecord struct {
+	Signed Signed `cbor:"signed"` // Slot
+	Time   uint64 `cbor:"time"`
+}
+
+// DelegationRecord is at KeyDelegation, until a newer delegation of the same
+// farm to the same key takes its place.
+type DelegationRecord struct {
+	Signed   Signed   `cbor:"signed"` // Delegation
+	Admitted uint64   `cbor:"admitted"`
+	Used     Capacity `cbor:"used"` // of the slots it admitted
+	Time     uint64   `cbor:"time"`
+}
+
+// AgentRecord is at KeyAgent: the newest delegation of a farm to a key.
+type AgentRecord struct {
+	Delegation canon.Hash `cbor:"delegation"`
+	Sequence   uint64     `cbor:"sequence"`
+}
+
+// ConsentRecord is at KeyConsent: the newest consent of a farm to a group.
+type ConsentRecord struct {
+	Signed Signed `cbor:"signed"` // Consent
+	Time   uint64 `cbor:"time"`
+}
+
+// BoundRecord is at KeyBound: the keys that speak for a slot now.
+type BoundRecord struct {
+	Signed Signed `cbor:"signed"` // Node
+	// Delegation is the signed statement under which a delegate signed; without
+	// statement bytes if the farm signed itself.
+	Delegation Signed `cbor:"delegation"`
+	Epoch      uint64 `cbor:"epoch"`
+	Time       uint64 `cbor:"time"`
+}
+
+// SequenceRecord is at KeySequence: the last receipt of a slot.
+type SequenceRecord struct {
+	Epoch    uint64 `cbor:"epoch"`
+	Sequence uint64 `cbor:"sequence"`
+}
+
+// States of a proposal. One whose Expiry is past is expired although its
+// record may still say open.
+const (
+	ProposalOpen     = "open"
+	ProposalAccepted = "accepted"
+	ProposalStale    = "stale" // another proposal for the same version or name won
+)
+
+// ProposalRecord is at KeyProposal.
+type ProposalRecord struct {
+	// Signed holds the Approval with the signatures so far while the proposal is
+	// open. Afterwards it is empty: the contract keeps what was accepted.
+	Signed    Signed       `cbor:"signed"`
+	Approvers []canon.Hash `cbor:"approvers"` // accounts, in the order of approval
+	Weight    uint64       `cbor:"weight"`    // of the approvers
+	Threshold uint64       `cbor:"threshold"`
+	State     string       `cbor:"state"`
+	Group     canon.Hash   `cbor:"group"`
+	Action    string       `cbor:"action"`
+	Contract  canon.Hash   `cbor:"contract"` // its id; for a deploy equal to the proposal's
+	Name      string       `cbor:"name"`
+	Version   uint64       `cbor:"version"`
+	Expiry    uint64       `cbor:"expiry"`
+	Time      uint64       `cbor:"time"`    // opened
+	Decided   uint64       `cbor:"decided"` // accepted or stale; 0 while open
+}
+
+// States of a contract.
+const (
+	ContractActive    = "active"
+	ContractCancelled = "cancelled"
+)
+
+// ContractRecord is at KeyContract.
+type ContractRecord struct {
+	Group   canon.Hash `cbor:"group"`
+	Name    string     `cbor:"name"`
+	Version uint64     `cbor:"version"` // of the newest entry of History
+	State   string     `cbor:"state"`
+	Plan    canon.Hash `cbor:"plan"` // hash of the newest plan
+	// History is the accepted approvals in order of version, with the signatures
+	// that met the threshold: always the first one and the newest; between them
+	// the oldest are dropped when they exceed MaxHistory bytes.
+	History []Signed `cbor:"history"`
+	Created uint64   `cbor:"created"`
+	Changed uint64   `cbor:"changed"`
+}
+
+// RunRecord is at KeyRun: a contract that has workloads on a slot.
+type RunRecord struct {
+	Version uint64     `cbor:"version"`
+	Plan    canon.Hash `cbor:"plan"` // plan hash
+}
+
+// RunEntry is a RunRecord with its contract.
+type RunEntry struct {
+	Contract canon.Hash `cbor:"contract"`
+	Version  uint64     `cbor:"version"`
+	Plan     canon.Hash `cbor:"plan"`
+}
+
+// RunsRecord is at KeyRuns: all contracts of a slot, sorted by contract. It is
+// what the root of a NodeRecord is made of.
+type RunsRecord struct {
+	Entries []RunEntry `cbor:"entries"`
+}
+
+// NodeRecord is at KeyNode: all that a node must prove to know everything that
+// it has to run.
+type NodeRecord struct {
+	Count   uint64     `cbor:"count"`   // contracts on the slot
+	Version uint64     `cbor:"version"` // rises with every change
+	Root    canon.Hash `cbor:"root"`    // Root of the slot's entries
+}
+
+// UsedRecord is at KeyUsed and KeyUsedBy: capacity that active contracts hold.
+type UsedRecord struct {
+	Capacity Capacity `cbor:"capacity"`
+}
+
+// ReceiptRecord is at KeyReceipt: the latest word on a workload.
+type ReceiptRecord struct {
+	Signed Signed `cbor:"signed"` // Receipt
+	Time   uint64 `cbor:"time"`
+}
+
+// ReleaseRecord is at KeyReleaseFloor: the newest release on the ledger.
+type ReleaseRecord struct {
+	Signed   Signed `cbor:"signed"` // Release
+	Sequence uint64 `cbor:"sequence"`
+	Time     uint64 `cbor:"time"`
+}
+
+// Root returns the digest over the entries of a slot, which must be sorted by
+// contract, as the ledger keeps it in the slot's NodeRecord.
+func Root(entries []RunEntry) (canon.Hash, error) {
+	b, err := canon.Marshal(RunsRecord{Entries: entries})
+	if err != nil {
+		return canon.Hash{}, err
+	}
+	return canon.Sum(b), nil
+}

@@ -1,0 +1,141 @@
+package boot_test
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/zero-os/zos/boot"
+	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/contract"
+	"github.com/zero-os/zos/qemu"
+	"github.com/zero-os/zos/sign"
+	"github.com/zero-os/zos/vmtest"
+)
+
+// testSigner is a new key.
+func testSigner(t testing.TB) sign.Signer {
+	t.Helper()
+	_, s, err := sign.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// testGenesis founds a grid whose releases need threshold of the keys.
+func testGenesis(t testing.TB, threshold uint64, keys ...sign.Signer) []byte {
+	t.Helper()
+	g := contract.Genesis{
+		V: contract.Version, Kind: contract.KindGenesis, Name: "test", Created: 1700000000,
+		Nonce:            make([]byte, contract.NonceSize),
+		Validators:       []contract.Validator{{Name: "v1", Key: make([]byte, 32), Power: 1}},
+		ReleaseThreshold: threshold,
+	}
+	if _, err := rand.Read(g.Nonce); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range keys {
+		g.ReleaseKeys = append(g.ReleaseKeys, k.Public())
+	}
+	b, err := contract.EncodeGenesis(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// testArchive is a valid archive of a grid of its own.
+func testArchive(t testing.TB) boot.Archive {
+	t.Helper()
+	farmer := testSigner(t)
+	genesis := testGenesis(t, 1, testSigner(t))
+	grid := canon.Sum(genesis)
+	ctx := context.Background()
+	farm, err := contract.Sign(ctx, contract.Farm{
+		Header: contract.Header{V: contract.Version, Kind: contract.KindFarm, Grid: grid},
+		Name:   "farm", Key: farmer.Public(),
+	}, contract.KindFarm, farmer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slot, err := contract.Sign(ctx, contract.Slot{
+		Header: contract.Header{V: contract.Version, Kind: contract.KindSlot, Grid: grid},
+		Farm:   farm.ID(), Name: "node1", Hint: "mac:52:54:00:00:00:01", Disks: []string{"d1"}, Identity: "disk",
+	}, contract.KindSlot, farmer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return boot.Archive{
+		V: contract.Version, Genesis: genesis, Farm: farm, Slots: []contract.Signed{slot}, ReleaseFloor: 1, Built: 1700000000,
+		Hubs: []string{"http://10.0.2.2:8001"}, Ledgers: []string{"http://10.0.2.2:8002"}, Buses: []string{"nats://10.0.2.2:4222"},
+		NTP: []string{},
+	}
+}
+
+// bootSource serves a boot image whose first stage is the probe, and returns
+// the script's URL as guests see it and the digest of the archive's bytes.
+func bootSource(t *testing.T, extra string) (url string, archive canon.Hash) {
+	t.Helper()
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(context.Background())
+	if _, err := boot.BuildImage(ctx, boot.ImageOptions{
+		KernelDir: vmtest.Kernel(t), InitBinary: vmtest.BuildStatic(t, "github.com/zero-os/zos/vmtest/probeinit"), OutDir: dir,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	a := testArchive(t)
+	b, err := boot.EncodeArchive(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := boot.WriteGrid(dir, a, extra); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- boot.Serve(ctx, l, dir, slog.New(slog.NewTextHandler(os.Stderr, nil))) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return fmt.Sprintf("http://10.0.2.2:%d/%s", l.Addr().(*net.TCPAddr).Port, boot.ScriptFile), canon.Sum(b)
+}
+
+func TestNetworkBootReachesProcess1WithTheGridsArchive(t *testing.T) {
+	url, archive := bootSource(t, "")
+	for _, firmware := range []qemu.Firmware{qemu.BIOS, qemu.UEFI} {
+		t.Run(string(firmware), func(t *testing.T) {
+			started := time.Now()
+			m := vmtest.NewMachine(t, qemu.Config{
+				Firmware: firmware, TPM: filepath.Join(t.TempDir(), "tpm"),
+				Network: &qemu.Network{MAC: "52:54:00:00:00:01", BootFile: url, Segment: filepath.Join(t.TempDir(), "segment")},
+			})
+			m.WaitConsole(t, "^probe: process 1$", 2*time.Minute)
+			t.Logf("%s: process 1 after %.1f s", firmware, time.Since(started).Seconds())
+			if n := m.WaitConsole(t, `^probe: (\d+) modules (.*)$`, time.Minute); n[1] != "12" || n[2] != "<nil>" {
+				t.Errorf("loaded %s modules: %s", n[1], n[2])
+			}
+			if got := m.WaitConsole(t, "^probe: (.*grid archive.*)$", time.Minute)[1]; got != "grid archive "+archive.String() {
+				t.Errorf("the guest sees %q, want archive %s", got, archive)
+			}
+			if got := m.WaitConsole(t, "^probe: tpm (.*)$", time.Minute)[1]; got != "true" {
+				t.Error("the guest sees no TPM")
+			}
+			if got := m.WaitConsole(t, "^probe: uefi (.*)$", time.Minute)[1]; (got == "true") != (firmware == qemu.UEFI) {
+				t.Errorf("uefi is %s in the guest", got)
+			}
+		})
+	}
+}

@@ -1,0 +1,109 @@
+package container
+
+import (
+	"fmt"
+
+	"github.com/moby/profiles/seccomp"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/zero-os/zos/spec/plan"
+)
+
+// Sizes in memory that a container may fill; they count against its memory limit.
+const (
+	tmpSize = 64 << 20
+	shmSize = 64 << 20
+)
+
+// ociConfig is the container's configuration for runc. It is a pure function of
+// the plan, the range of user ids and the cgroup's path, except that the seccomp
+// profile follows the machine's architecture.
+func ociConfig(name string, c plan.Container, r plan.Resources, idBase uint32, cgroupPath string) (*specs.Spec, error) {
+	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: idBase, Size: idRange}}
+	pids := int64(r.PIDs)
+	memory := int64(r.Memory)
+	quota, period := cpuLimit(r.CPU)
+	oomScore := 500 // the node's own processes are spared when its memory runs out
+	s := &specs.Spec{
+		Version:  specs.Version,
+		Hostname: name,
+		Root:     &specs.Root{Path: "rootfs"},
+		Process: &specs.Process{
+			User: specs.User{UID: c.UID, GID: c.GID},
+			Args: c.Args,
+			Env:  c.Env,
+			Cwd:  c.WorkDir,
+			// Present and empty: all five sets.
+			Capabilities:    &specs.LinuxCapabilities{},
+			NoNewPrivileges: c.NoNewPrivs,
+			OOMScoreAdj:     &oomScore,
+			Rlimits: []specs.POSIXRlimit{
+				{Type: "RLIMIT_CORE", Soft: 0, Hard: 0},
+				{Type: "RLIMIT_MEMLOCK", Soft: 8 << 20, Hard: 8 << 20},
+				// A low soft limit, because old programs close them one by one.
+				{Type: "RLIMIT_NOFILE", Soft: 1024, Hard: 524288},
+			},
+		},
+		Mounts: mounts(),
+		Linux: &specs.Linux{
+			UIDMappings: ids,
+			GIDMappings: ids,
+			CgroupsPath: cgroupPath,
+			Namespaces: []specs.LinuxNamespace{
+				{Type: specs.UserNamespace},
+				{Type: specs.PIDNamespace},
+				{Type: specs.IPCNamespace},
+				{Type: specs.UTSNamespace},
+				{Type: specs.MountNamespace},
+				{Type: specs.NetworkNamespace},
+				{Type: specs.CgroupNamespace},
+			},
+			Resources: &specs.LinuxResources{
+				Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
+				Memory:  &specs.LinuxMemory{Limit: &memory, Swap: &memory}, // together: no swap
+				CPU:     &specs.LinuxCPU{Quota: &quota, Period: &period},
+				Pids:    &specs.LinuxPids{Limit: &pids},
+				// Out of memory ends the whole container, not a part of it that the
+				// rest then waits for.
+				Unified: map[string]string{"memory.oom.group": "1"},
+			},
+			RootfsPropagation: "private",
+			MaskedPaths: []string{
+				"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+				"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
+				"/sys/devices/virtual/powercap", "/sys/firmware",
+			},
+			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+		},
+	}
+	profile, err := seccomp.GetDefaultProfile(s)
+	if err != nil {
+		return nil, fmt.Errorf("make seccomp profile: %w", err)
+	}
+	s.Linux.Seccomp = profile
+	return s, nil
+}
+
+// cpuLimit turns thousandths of a core into a quota per period, both in
+// microseconds. The kernel wants a quota of 1 ms or more, so small limits get a
+// longer period.
+func cpuLimit(milli uint64) (quota int64, period uint64) {
+	period = 100_000
+	if milli < 10 {
+		period = 1_000_000
+	}
+	return int64(milli * period / 1000), period
+}
+
+func mounts() []specs.Mount {
+	return []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "noexec", "strictatime", "mode=755", "size=64k"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", fmt.Sprintf("size=%d", shmSize)}},
+		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}},
+		{Destination: "/tmp", Type: "tmpfs", Source: "tmp", Options: []string{"nosuid", "nodev", "mode=1777", fmt.Sprintf("size=%d", tmpSize)}},
+	}
+}

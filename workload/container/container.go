@@ -1,0 +1,118 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/linux/cgroup"
+	"github.com/zero-os/zos/supervise"
+	"github.com/zero-os/zos/workload"
+)
+
+// Rootfs mounts flists as root file systems. The node gives one made of its store.
+type Rootfs interface {
+	// Mount mounts the flist on target (an existing directory), writable through
+	// upper and work, two directories of one file system that it makes on first
+	// use. The ids 0…65535 of the flist's files become idBase…idBase+65535, upper
+	// included. verity tells whether the kernel checks every page read from the flist.
+	Mount(ctx context.Context, flist canon.Hash, target, upper, work string, idBase uint32) (verity bool, err error)
+	// Unmount takes the mount at target away; none there is no error.
+	Unmount(target string) error
+	// Failure tells why the flist's files could lately not be read, as a problem code
+	// ("digest-mismatch", "hub-unreachable", …) and one line; "" if they could.
+	Failure(flist canon.Hash) (code, detail string)
+}
+
+// Config is where a Kind finds and puts things. All paths are absolute.
+type Config struct {
+	Data string // directory of workloads on the data disk, e.g. /data/workloads
+	Run  string // directory in memory; "" means /run/zos/container
+	Runc string // program; "" means /bin/runc
+	Shim string // program; "" means /bin/zos-shim
+
+	RuncRoot     string // runc's state, in memory; "" means /run/zos/runc
+	CgroupParent string // below the cgroup root; "" means /zos
+	Exits        string // process 1's records of orphans; "" means /run/zos/exits
+
+	// InMemory says that Data lies in memory: writable layers need no journal.
+	InMemory bool
+	LogBound int64         // bytes of each log ring; 0 means logs.DefaultBound
+	Grace    time.Duration // from SIGTERM to SIGKILL; 0 means 10 s
+	// Backoff is the shims' pause between starts; zero means from 0.5 s to 30 s,
+	// from the beginning again after a minute of running.
+	Backoff supervise.Backoff
+	// IDBase is the first host id given to workloads, a multiple of 65536; 0 means 2^20.
+	IDBase uint64
+
+	Rootfs Rootfs
+	Log    *slog.Logger
+}
+
+// Kind runs workloads of kind "container". It implements workload.Kind.
+type Kind struct {
+	cfg Config
+	mu  sync.Mutex // of the ranges of user ids
+}
+
+var _ workload.Kind = (*Kind)(nil)
+
+// New returns the kind, after checking that this machine can run containers as
+// promised: cgroup version 2 alone, and the programs.
+func New(cfg Config) (*Kind, error) {
+	defaults(&cfg)
+	for _, p := range []string{cfg.Data, cfg.Run, cfg.Runc, cfg.Shim, cfg.RuncRoot, cfg.CgroupParent, cfg.Exits} {
+		if !filepath.IsAbs(p) {
+			return nil, fmt.Errorf("containers: path %q is not absolute", p)
+		}
+	}
+	if cfg.Rootfs == nil || cfg.Log == nil {
+		return nil, errors.New("containers: no Rootfs or no Log given")
+	}
+	if cfg.IDBase%idRange != 0 {
+		return nil, fmt.Errorf("containers: first user id %d is no multiple of %d", cfg.IDBase, idRange)
+	}
+	if err := cgroup.Check(); err != nil {
+		return nil, fmt.Errorf("containers: %w", err)
+	}
+	for _, p := range []string{cfg.Runc, cfg.Shim} {
+		if _, err := os.Stat(p); err != nil {
+			return nil, fmt.Errorf("containers: %w", err)
+		}
+	}
+	for _, d := range []string{cfg.Run, cfg.RuncRoot, cfg.Data} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, fmt.Errorf("containers: %w", err)
+		}
+	}
+	return &Kind{cfg: cfg}, nil
+}
+
+func defaults(c *Config) {
+	set := func(p *string, v string) {
+		if *p == "" {
+			*p = v
+		}
+	}
+	set(&c.Run, "/run/zos/container")
+	set(&c.Runc, "/bin/runc")
+	set(&c.Shim, "/bin/zos-shim")
+	set(&c.RuncRoot, "/run/zos/runc")
+	set(&c.CgroupParent, "/zos")
+	set(&c.Exits, "/run/zos/exits")
+	if c.Grace == 0 {
+		c.Grace = 10 * time.Second
+	}
+	if c.Backoff == (supervise.Backoff{}) {
+		c.Backoff = supervise.Backoff{First: 500 * time.Millisecond, Max: 30 * time.Second, Reset: time.Minute}
+	}
+	if c.IDBase == 0 {
+		c.IDBase = 1 << 20
+	}
+}

@@ -1,0 +1,189 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/spec/plan"
+	"github.com/zero-os/zos/workload"
+	"github.com/zero-os/zos/workload/container/shim"
+)
+
+// settle is how long Ensure waits for a fresh shim to tell how the first start
+// went. A start that takes longer, because files are being fetched, goes on.
+const settle = 15 * time.Second
+
+// Ensure implements workload.Kind. It returns nil once a shim looks after the
+// workload, or its restart policy is satisfied; Observe tells how it goes from
+// there. A first start that fails while Ensure looks on is its error.
+func (k *Kind) Ensure(ctx context.Context, d workload.Desired) error {
+	c, err := decode(d)
+	if err != nil {
+		return err
+	}
+	if err := k.ensure(ctx, d, c); err != nil {
+		return fmt.Errorf("ensure container %s of contract %s: %w", d.ID.Name, d.ID.Contract.Short(), err)
+	}
+	return nil
+}
+
+func (k *Kind) ensure(ctx context.Context, d workload.Desired, c plan.Container) error {
+	p := k.place(d.ID)
+	b, err := canon.Marshal(d.Plan)
+	if err != nil {
+		return fmt.Errorf("encode plan: %w", err)
+	}
+	want := canon.Sum(b).String()
+	rec, err := readRecord(p)
+	known := err == nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		k.cfg.Log.Warn("container record is damaged: starting afresh", "workload", p.key, "error", err)
+	}
+	if known && k.stands(ctx, p, want) {
+		return k.setVersion(p, rec, d.Version)
+	}
+	// Whatever runs is something else, or half of something.
+	if err := k.end(ctx, p); err != nil {
+		return err
+	}
+	rec, err = k.prepareData(p, rec, known, record{Version: d.Version, Plan: want, Flist: c.Flist, Disk: d.Plan.Resources.Disk})
+	if err != nil {
+		return err
+	}
+	if err := k.prepareRun(ctx, d, c, p, rec, want); err != nil {
+		return errors.Join(err, k.end(context.WithoutCancel(ctx), p))
+	}
+	return k.launch(ctx, p, c.Flist)
+}
+
+// stands tells whether the workload with this plan is looked after, or over. A
+// container without a shim gets a new one, which adopts it.
+func (k *Kind) stands(ctx context.Context, p place, want string) bool {
+	var final shim.Status
+	if shim.ReadJSON(p.final, &final) == nil && final.Plan == want {
+		return true
+	}
+	spec, err := shim.ReadSpec(p.run)
+	if err != nil || spec.Plan != want {
+		return false
+	}
+	if shim.Alive(p.run) {
+		return true
+	}
+	st, err := shim.ReadStatus(p.run)
+	if err != nil || st.State == shim.Stopping || st.State == shim.Stopped {
+		return false
+	}
+	if ok, err := mounted(p.rootfs); err != nil || !ok {
+		return false
+	}
+	k.cfg.Log.Warn("shim is gone: starting another that adopts its container", "workload", p.key, "shim", st.Shim.PID)
+	if err := shim.Launch(ctx, k.cfg.Shim, p.run); err != nil {
+		k.cfg.Log.Warn("start adopting shim", "workload", p.key, "error", err)
+		return false
+	}
+	wait, cancel := context.WithTimeout(ctx, settle)
+	defer cancel()
+	_, err = shim.Await(wait, p.run, func(now shim.Status) bool { return now.Shim != st.Shim })
+	return err == nil
+}
+
+// setVersion notes that a newer contract wants the very same workload.
+func (k *Kind) setVersion(p place, rec record, version uint64) error {
+	if rec.Version == version {
+		return nil
+	}
+	rec.Version = version
+	return diskFull(shim.WriteJSON(p.record, rec))
+}
+
+// prepareData makes the workload's directory on the data disk what next says,
+// keeping the range of user ids, and the writable layer if it may be kept.
+func (k *Kind) prepareData(p place, old record, known bool, next record) (record, error) {
+	if err := os.Remove(p.final); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return record{}, fmt.Errorf("forget how it ended: %w", err)
+	}
+	if !known || old.Flist != next.Flist || old.Disk > next.Disk {
+		// The record still names the old flist until the layer is gone.
+		if err := os.Remove(p.image); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return record{}, fmt.Errorf("discard writable layer: %w", err)
+		}
+	}
+	if !known {
+		return k.allot(p, next)
+	}
+	next.IDBase = old.IDBase
+	return next, diskFull(shim.WriteJSON(p.record, next))
+}
+
+// prepareRun makes the shim's directory: mounts, configuration, spec.
+func (k *Kind) prepareRun(ctx context.Context, d workload.Desired, c plan.Container, p place, rec record, want string) error {
+	if err := os.MkdirAll(p.rootfs, 0o700); err != nil {
+		return fmt.Errorf("make run directory: %w", err)
+	}
+	if err := k.diskImage(p.image, p.disk, d.Plan.Resources.Disk); err != nil {
+		return err
+	}
+	verity, err := k.cfg.Rootfs.Mount(ctx, c.Flist, p.rootfs, p.upper, p.work, rec.IDBase)
+	if err != nil {
+		return fmt.Errorf("mount root file system: %w", err)
+	}
+	if verity != rec.Verity {
+		rec.Verity = verity
+		if err := shim.WriteJSON(p.record, rec); err != nil {
+			return diskFull(err)
+		}
+	}
+	spec, err := ociConfig(d.ID.Name, c, d.Plan.Resources, rec.IDBase, p.cgpath)
+	if err != nil {
+		return err
+	}
+	if err := shim.WriteJSON(p.config, spec); err != nil {
+		return err
+	}
+	return shim.WriteSpec(p.run, shim.Spec{
+		ID: p.key, Runc: k.cfg.Runc, RuncRoot: k.cfg.RuncRoot, Cgroup: string(p.cgroup), Plan: want,
+		Restart: c.Restart, NoNewPrivs: c.NoNewPrivs, UID: rec.IDBase + c.UID, GID: rec.IDBase + c.GID,
+		Upper: p.disk, LogDir: p.logs, LogBound: k.cfg.LogBound, Exits: k.cfg.Exits, Final: p.final,
+		Grace: k.cfg.Grace, Backoff: k.cfg.Backoff,
+	})
+}
+
+// launch starts the shim and waits until the container runs, is over, or has
+// failed to start.
+func (k *Kind) launch(ctx context.Context, p place, flist canon.Hash) error {
+	if err := shim.Launch(ctx, k.cfg.Shim, p.run); err != nil {
+		return problem.New(shim.ReasonStart, "%w", err)
+	}
+	wait, cancel := context.WithTimeout(ctx, settle)
+	defer cancel()
+	st, err := shim.Await(wait, p.run, func(s shim.Status) bool { return s.State != shim.Starting })
+	if err != nil {
+		if wait.Err() != nil && ctx.Err() == nil && shim.Alive(p.run) {
+			return nil // it is still at it
+		}
+		return problem.New(shim.ReasonStart, "%w", err)
+	}
+	if st.State == shim.Waiting && st.Reason == shim.ReasonStart {
+		code, detail := k.reason(flist, st)
+		return problem.New(code, "%s", detail)
+	}
+	return nil
+}
+
+// reason is why a container is not running. When its files could not be read, that
+// comes before what the program made of it.
+func (k *Kind) reason(flist canon.Hash, st shim.Status) (code, detail string) {
+	if st.Reason == shim.ReasonStart || st.Reason == shim.ReasonExited && st.Exit.Code != 0 {
+		if code, detail := k.cfg.Rootfs.Failure(flist); code != "" {
+			return code, detail + " (" + st.Detail + ")"
+		}
+	}
+	return st.Reason, st.Detail
+}

@@ -1,0 +1,149 @@
+package shim
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/zero-os/zos/linux/process"
+	"github.com/zero-os/zos/supervise"
+)
+
+// Spec is what a shim is told. The node daemon writes it before the shim starts.
+type Spec struct {
+	ID       string `json:"id"`        // runc's name of the container
+	Runc     string `json:"runc"`      // path of the program
+	RuncRoot string `json:"runc_root"` // runc's own state directory
+	Cgroup   string `json:"cgroup"`    // absolute path of the container's cgroup
+	Plan     string `json:"plan"`      // hex digest of the plan.Workload; names what runs
+
+	Restart    string `json:"restart"`      // "always", "on-failure" or "never"
+	NoNewPrivs bool   `json:"no_new_privs"` // must be found in the running process
+
+	UID uint32 `json:"uid"` // host ids that the container's process runs as; own the FIFOs
+	GID uint32 `json:"gid"`
+
+	Upper    string `json:"upper"`     // path in the file system that the container writes to, for disk-full
+	LogDir   string `json:"log_dir"`   // the log ring
+	LogBound int64  `json:"log_bound"` // bytes
+	LogRate  int64  `json:"log_rate"`  // bytes per second read from the container, 0: 4 MiB
+	Exits    string `json:"exits"`     // process 1's records of orphans
+	Final    string `json:"final"`     // file for the last status once the policy says that it is over
+
+	Grace   time.Duration     `json:"grace"` // from SIGTERM to SIGKILL
+	Backoff supervise.Backoff `json:"backoff"`
+}
+
+// State of a container as its shim sees it.
+type State string
+
+// The states.
+const (
+	Starting State = "starting"
+	Running  State = "running"
+	Waiting  State = "backoff"  // will be started at NextTry
+	Over     State = "over"     // ended, and its policy says not again; the shim has gone
+	Stopping State = "stopping" // asked to end it
+	Stopped  State = "stopped"  // ended because asked; the shim has gone
+)
+
+// Reasons of a state, problem codes.
+const (
+	ReasonStart    = "start-failed"
+	ReasonExited   = "exited"
+	ReasonOOM      = "oom-killed"
+	ReasonDiskFull = "disk-full"
+)
+
+// Status is what a shim last wrote.
+type Status struct {
+	Plan     string       `json:"plan"` // the Spec's
+	State    State        `json:"state"`
+	Shim     process.Ref  `json:"shim"`
+	Process  process.Ref  `json:"process"` // the container's first process; zero if none
+	Exit     process.Exit `json:"exit"`    // how it last ended
+	Reason   string       `json:"reason"`  // why it last ended or could not start; "" before that
+	Detail   string       `json:"detail"`
+	Restarts int          `json:"restarts"` // starts beyond the first
+	Started  time.Time    `json:"started"`  // of the present or last run
+	NextTry  time.Time    `json:"next_try"`
+}
+
+// maxFile bounds spec and status files.
+const maxFile = 64 << 10
+
+// Names in a shim's directory.
+const (
+	specFile   = "spec.json"
+	statusFile = "status.json"
+	lockFile   = "lock"
+	runcLog    = "runc.log"
+	errFile    = "shim.err"
+	pidFile    = "pid"
+	// BundleDir holds config.json and rootfs.
+	BundleDir = "bundle"
+)
+
+// WriteSpec stores the spec of the shim in dir.
+func WriteSpec(dir string, s Spec) error { return WriteJSON(filepath.Join(dir, specFile), s) }
+
+// ReadSpec reads it back.
+func ReadSpec(dir string) (Spec, error) {
+	var s Spec
+	return s, ReadJSON(filepath.Join(dir, specFile), &s)
+}
+
+// ReadStatus reads what the shim in dir last wrote; fs.ErrNotExist if nothing yet.
+func ReadStatus(dir string) (Status, error) {
+	var s Status
+	return s, ReadJSON(filepath.Join(dir, statusFile), &s)
+}
+
+// WriteJSON replaces a small file by the JSON of v in one step.
+func WriteJSON(path string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	f, err := os.OpenFile(path+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	_, err = f.Write(append(b, '\n'))
+	// On disk before the rename: a power cut must not leave an empty file there.
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := os.Rename(path+".tmp", path); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+// ReadJSON reads what WriteJSON wrote; fs.ErrNotExist if nothing was.
+func ReadJSON(path string, v any) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(b) > maxFile {
+		err = fmt.Errorf("more than %d bytes", maxFile)
+	}
+	if err == nil {
+		err = json.Unmarshal(b, v)
+	}
+	if err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	return nil
+}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"time"
@@ -34,12 +33,12 @@ func (m *machine) executeAnew() error {
 		if p.pid == 0 {
 			continue
 		}
-		fd, err := unix.FcntlInt(p.out.Fd(), unix.F_DUPFD, 3) // without close-on-exec
-		if err != nil {
-			return fmt.Errorf("keep %s's output: %w", p.name, err)
-		}
-		open = append(open, os.NewFile(uintptr(fd), p.name))
-		state = append(state, saved{Name: p.name, PID: uint64(p.pid), Start: p.startTime, Out: uint64(fd)})
+		s := saved{Name: p.name, PID: uint64(p.pid), Start: p.startTime}
+		if fd, err := inherit(p.out); err == nil {
+			open = append(open, os.NewFile(fd, p.name))
+			s.Out = uint64(fd)
+		} // else the child has closed its output, and there is nothing to keep
+		state = append(state, s)
 	}
 	b, err := canon.Marshal(state)
 	if err == nil {
@@ -54,14 +53,22 @@ func (m *machine) executeAnew() error {
 	return errors.Join(err, os.Remove(statePath))
 }
 
+// inherit returns a copy of f's descriptor that survives an execution.
+func inherit(f *os.File) (uintptr, error) {
+	c, err := f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var fd int
+	var dupErr error
+	err = c.Control(func(old uintptr) { fd, dupErr = unix.FcntlInt(old, unix.F_DUPFD, 3) }) // without close-on-exec
+	return uintptr(fd), errors.Join(err, dupErr)
+}
+
 // resume takes the children over from the program that was process 1 before, and
 // tells whether there was one. Whoever is not our child any more, or another
 // process by now, is started again.
 func (m *machine) resume() bool {
-	m.children = nil
-	for _, p := range programs() {
-		m.children = append(m.children, &process{program: p})
-	}
 	b, err := os.ReadFile(statePath)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false
@@ -74,7 +81,10 @@ func (m *machine) resume() bool {
 		m.console.Printf("resume: %v", err)
 	}
 	for _, s := range state {
-		out := os.NewFile(uintptr(s.Out), s.Name)
+		var out *os.File
+		if s.Out != 0 {
+			out = os.NewFile(uintptr(s.Out), s.Name)
+		}
 		for _, p := range m.children {
 			if p.name != s.Name {
 				continue
@@ -83,10 +93,13 @@ func (m *machine) resume() bool {
 				m.console.Printf("resume: %s is not there any more", p.name)
 				continue
 			}
-			unix.CloseOnExec(int(s.Out))
-			p.pid, p.startTime, p.out, p.started = int(s.PID), s.Start, out, time.Now()
-			m.lines.follow(p.name, out)
-			out = nil
+			p.pid, p.startTime, p.started = int(s.PID), s.Start, time.Now()
+			if out != nil {
+				unix.CloseOnExec(int(s.Out))
+				p.out = out
+				m.lines.follow(p.name, out)
+				out = nil
+			}
 		}
 		if out != nil {
 			_ = out.Close()

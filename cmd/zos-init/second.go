@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,10 +20,10 @@ const networkArg = "network"
 // programs are the children of process 1, in the order in which they start.
 // zos-fault is apart from zosd because overlays that are mounted through it
 // don't heal when it is replaced.
-func programs() []program {
+func programs(hubs []string) []program {
 	return []program{
 		{name: "network", path: "/bin/zos-init", args: []string{networkArg}, oom: -900},
-		{name: "zos-fault", path: "/bin/zos-fault", oom: -950},
+		{name: "zos-fault", path: "/bin/zos-fault", args: []string{"-require-verity", "-hubs", strings.Join(hubs, ",")}, oom: -950},
 		{name: "zosd", path: "/bin/zosd", oom: -900},
 	}
 }
@@ -40,6 +41,17 @@ func secondStage(console *firststage.Console, h boot.Handover) error {
 		console = firststage.NewConsole(f)
 	}
 	m := &machine{console: console, lines: newLines(console)}
+	var hubs []string
+	if b, err := os.ReadFile(boot.RunArchivePath); err != nil {
+		console.Printf("the fault server gets no hubs: %v", err)
+	} else if a, err := boot.DecodeArchive(b); err != nil {
+		console.Printf("the fault server gets no hubs: %v", err)
+	} else {
+		hubs = a.Hubs
+	}
+	for _, p := range programs(hubs) {
+		m.children = append(m.children, &process{program: p})
+	}
 	again := m.resume()
 	if again {
 		console.Printf("process 1 … ok, executed anew with %d children", len(m.children))

@@ -132,14 +132,14 @@ func (s *dirScan) node(file string, st *unix.Stat_t) (*node, error) {
 
 // hash reads the content of all files.
 func (s *dirScan) hash(ctx context.Context, workers int) error {
-	g, ctx := errgroup.WithContext(ctx)
+	g, working := errgroup.WithContext(ctx)
 	g.SetLimit(workers)
 	for _, f := range s.files {
-		if ctx.Err() != nil {
+		if working.Err() != nil {
 			break
 		}
 		g.Go(func() error {
-			content, err := s.read(ctx, f)
+			content, err := s.read(working, f)
 			if err != nil {
 				return fmt.Errorf("read %s: %w", f.path, err)
 			}

@@ -110,18 +110,3 @@ func TestMountedImageIsTheManifest(t *testing.T) {
 	dir := mountEROFS(t, writeImage(t, m))
 	compareTree(t, dir, m, false)
 }
-
-func TestScratch(t *testing.T) {
-	m := sampleTree(t, Discard{})
-	b, _, err := Encode(m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m2, err := Decode(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(m2.Entries) != len(m.Entries) {
-		t.Fatal("x")
-	}
-}

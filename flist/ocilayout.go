@@ -281,7 +281,7 @@ func drain(r io.Reader, most int64) error {
 	if err == nil && n == most {
 		return problem.New(codeTooLarge, "more than %d bytes follow the archive's end", most)
 	}
-	return fmt.Errorf("read the end of the layer: %w", err)
+	return problem.New(codeUnreadable, "read the end of the layer: %w", err)
 }
 
 type hashingReader struct {

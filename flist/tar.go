@@ -138,12 +138,8 @@ func (t *Tree) tarNode(h *tar.Header) (*node, error) {
 	}
 	n := &node{meta: m}
 	switch h.Typeflag {
-	case tar.TypeReg, '\x00', tar.TypeGNUSparse, tar.TypeCont:
+	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeCont:
 		n.meta.Mode |= ModeRegular
-		if strings.HasSuffix(h.Name, "/") { // how the oldest archives say directory
-			n.meta.Mode ^= ModeRegular | ModeDir
-			n.children = map[string]*dirent{}
-		}
 	case tar.TypeDir:
 		n.meta.Mode |= ModeDir
 		n.children = map[string]*dirent{}

@@ -86,13 +86,27 @@ func New(cfg Config) (*Kind, error) {
 			return nil, fmt.Errorf("containers: %w", err)
 		}
 	}
-	for _, d := range []string{cfg.Run, cfg.RuncRoot, cfg.Data} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
+	for d, mode := range map[string]os.FileMode{cfg.Run: runMode, cfg.RuncRoot: 0o700, cfg.Data: 0o700} {
+		if err := os.MkdirAll(d, mode); err != nil {
 			return nil, fmt.Errorf("containers: %w", err)
+		}
+	}
+	for d := cfg.Run; d != "/"; d = filepath.Dir(d) {
+		st, err := os.Stat(d)
+		if err != nil {
+			return nil, fmt.Errorf("containers: %w", err)
+		}
+		if st.Mode()&0o001 == 0 {
+			return nil, fmt.Errorf("containers: directory %s has mode %o: the users of containers must be able to pass through it", d, st.Mode().Perm())
 		}
 	}
 	return &Kind{cfg: cfg}, nil
 }
+
+// runMode is that of the directories above a root file system: the container's
+// first process, already an unprivileged user of the node, must pass through them
+// to mount it, and can't list them.
+const runMode = 0o711
 
 func defaults(c *Config) {
 	set := func(p *string, v string) {

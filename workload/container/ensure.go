@@ -124,7 +124,7 @@ func (k *Kind) prepareData(p place, old record, known bool, next record) (record
 
 // prepareRun makes the shim's directory: mounts, configuration, spec.
 func (k *Kind) prepareRun(ctx context.Context, d workload.Desired, c plan.Container, p place, rec record, want string) error {
-	if err := os.MkdirAll(p.rootfs, 0o700); err != nil {
+	if err := os.MkdirAll(p.rootfs, runMode); err != nil {
 		return fmt.Errorf("make run directory: %w", err)
 	}
 	if err := k.diskImage(p.image, p.disk, d.Plan.Resources.Disk); err != nil {

@@ -1,0 +1,233 @@
+//go:build invm
+
+package container
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zero-os/zos/contract"
+	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/spec/plan"
+	"github.com/zero-os/zos/workload"
+	"github.com/zero-os/zos/workload/logs"
+)
+
+type planContainer = plan.Container
+
+func code(err error) string              { return problem.Code(err) }
+func problemNew(code, what string) error { return problem.New(code, "%s", what) }
+func fileInUpper(k *Kind, id workload.ID, name string) bool {
+	_, err := os.Stat(filepath.Join(k.place(id).upper, name))
+	return err == nil
+}
+
+func TestDaemonKilledAndContainerReadopted(t *testing.T) {
+	k := kind(t, &plainRootfs{})
+	d := desire(t, "app", []string{"serve"})
+	cmd, out := startDaemon(t, "ensure", d)
+	sc := bufio.NewScanner(out)
+	if !sc.Scan() || sc.Text() != "done" {
+		t.Fatalf("daemon said %q", sc.Text())
+	}
+	before := status(t, k, d.ID)
+	must(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	running(t, k, d.ID)
+	must(t, k.Ensure(timeout(t), d))
+	after := status(t, k, d.ID)
+	if before.Process != after.Process || before.Shim != after.Shim || !after.Process.Alive() {
+		t.Fatalf("restarted: %+v, then %+v", before, after)
+	}
+}
+
+func TestShimKilledAndContainerLives(t *testing.T) {
+	k := kind(t, &plainRootfs{})
+	d := desire(t, "app", []string{"serve"})
+	must(t, k.Ensure(timeout(t), d))
+	output(t, k, d.ID, "line 5")
+	before := status(t, k, d.ID)
+	must(t, unix.Kill(before.Shim.PID, unix.SIGKILL))
+	until(t, "shim-lost", func() bool { return observe(t, k, d.ID).Reason == ReasonShimLost })
+	time.Sleep(300 * time.Millisecond) // the container prints on meanwhile
+	if !before.Process.Alive() {
+		t.Fatal("the container died with its shim")
+	}
+	must(t, k.Ensure(timeout(t), d))
+	running(t, k, d.ID)
+	after := status(t, k, d.ID)
+	if after.Process != before.Process || after.Shim == before.Shim || after.Restarts != 0 {
+		t.Fatalf("not adopted: %+v, then %+v", before, after)
+	}
+	output(t, k, d.ID, "line 60")
+	recs, _, err := logs.NewReader(k.LogDir(d.ID)).Read(1, 100000)
+	must(t, err)
+	want := 1
+	for _, r := range recs {
+		if r.Stream != logs.Stdout {
+			continue
+		}
+		if string(r.Data) != fmt.Sprintf("line %d", want) {
+			t.Fatalf("output lost or torn at line %d: %q", want, r.Data)
+		}
+		want++
+	}
+	// It ends while the adopting shim, not its parent, watches.
+	must(t, unix.Kill(before.Process.PID, unix.SIGKILL))
+	until(t, "exit known", func() bool { st := status(t, k, d.ID); return st.Restarts > 0 && st.Exit.Signal == 9 })
+
+	// It ends while no shim is there.
+	running(t, k, d.ID)
+	st := status(t, k, d.ID)
+	must(t, unix.Kill(st.Shim.PID, unix.SIGKILL))
+	until(t, "shim-lost", func() bool { return observe(t, k, d.ID).Reason == ReasonShimLost })
+	must(t, unix.Kill(st.Process.PID, unix.SIGTERM)) // no handler in its pid namespace: ignored
+	must(t, unix.Kill(st.Process.PID, unix.SIGKILL))
+	until(t, "ended", func() bool { return !st.Process.Alive() })
+	must(t, k.Ensure(timeout(t), d))
+	until(t, "running again", func() bool {
+		now := status(t, k, d.ID)
+		return now.Process != st.Process && now.Process.Alive() && now.Exit.Signal == 9
+	})
+}
+
+func TestRuncKilledInMidCreate(t *testing.T) {
+	k := kind(t, &plainRootfs{})
+	for round := range 6 {
+		d := desire(t, fmt.Sprintf("app-%d", round), []string{"serve"})
+		ctx, cancel := context.WithCancel(context.Background())
+		killed := make(chan int, 1)
+		go func() { killed <- killPrograms(ctx, "/bin/runc", 3, time.Duration(round)*15*time.Millisecond) }()
+		_ = k.Ensure(timeout(t), d) // may well say that the start failed
+		until(t, "running in spite of it", func() bool {
+			s := observe(t, k, d.ID)
+			return s.State == contract.StateRunning || status(t, k, d.ID).Process.Alive()
+		})
+		cancel()
+		if n := <-killed; n == 0 {
+			t.Error("no runc was killed")
+		}
+		output(t, k, d.ID, "line 3")
+		must(t, k.Remove(timeout(t), d.ID))
+	}
+}
+
+// killPrograms kills up to n processes that run the program at exe, each after delay.
+func killPrograms(ctx context.Context, exe string, n int, delay time.Duration) (killed int) {
+	for killed < n && ctx.Err() == nil {
+		procs, _ := filepath.Glob("/proc/[0-9]*/exe")
+		for _, p := range procs {
+			if link, err := os.Readlink(p); err != nil || link != exe {
+				continue
+			}
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(p)))
+			time.Sleep(delay)
+			if unix.Kill(pid, unix.SIGKILL) == nil {
+				killed++
+				break
+			}
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return killed
+}
+
+func TestRemoveLeavesNothing(t *testing.T) {
+	k := kind(t, &plainRootfs{})
+	// The first use makes directories and groups that stay.
+	warm := desire(t, "warm", []string{"serve"})
+	must(t, k.Ensure(timeout(t), warm))
+	must(t, k.Remove(timeout(t), warm.ID))
+	before := snapshot(t)
+
+	d := desire(t, "app", []string{"serve"})
+	must(t, k.Ensure(timeout(t), d))
+	output(t, k, d.ID, "line 2")
+	if len(snapshot(t)) <= len(before) {
+		t.Fatal("the comparison sees nothing of a running workload")
+	}
+	must(t, k.Remove(timeout(t), d.ID))
+	if _, there := mustObserve(t, k)[d.ID]; there {
+		t.Error("still observed after Remove")
+	}
+	same(t, before)
+	must(t, k.Remove(timeout(t), d.ID)) // nothing to do is no error
+
+	// With the shim dead.
+	must(t, k.Ensure(timeout(t), d))
+	must(t, unix.Kill(status(t, k, d.ID).Shim.PID, unix.SIGKILL))
+	must(t, k.Remove(timeout(t), d.ID))
+	same(t, before)
+}
+
+// The daemon is killed at many points of Ensure and of Remove; what it leaves is
+// always observed, and Remove or Ensure finish the job.
+func TestKilledAnywhereIsFinishedLater(t *testing.T) {
+	k := kind(t, &plainRootfs{})
+	warm := desire(t, "warm", []string{"serve"})
+	must(t, k.Ensure(timeout(t), warm))
+	must(t, k.Remove(timeout(t), warm.ID))
+	before := snapshot(t)
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for round := range 16 {
+		d := desire(t, fmt.Sprintf("app-%d", round), []string{"serve"})
+		verb := "ensure"
+		if round%2 == 1 {
+			verb = "remove"
+			must(t, k.Ensure(timeout(t), d))
+		}
+		cmd, _ := startDaemon(t, verb, d)
+		time.Sleep(time.Duration(rnd.IntN(1200)) * time.Millisecond)
+		must(t, cmd.Process.Kill())
+		_ = cmd.Wait()
+		if round%4 == 0 {
+			must(t, k.Ensure(timeout(t), d))
+			until(t, "running", func() bool { return observe(t, k, d.ID).State == contract.StateRunning })
+		}
+		if _, seen := mustObserve(t, k)[d.ID]; !seen {
+			same(t, before) // not observed means that nothing is there
+			continue
+		}
+		must(t, k.Remove(timeout(t), d.ID))
+		same(t, before)
+	}
+}
+
+func mustObserve(t *testing.T, k *Kind) map[workload.ID]workload.Status {
+	t.Helper()
+	all, err := k.Observe(context.Background())
+	must(t, err)
+	return all
+}
+
+func TestFloodIsBounded(t *testing.T) {
+	k := kind(t, &plainRootfs{})
+	d := desire(t, "flood", []string{"flood"})
+	must(t, k.Ensure(timeout(t), d))
+	r := logs.NewReader(k.LogDir(d.ID))
+	until(t, "the oldest dropped", func() bool {
+		recs, _, err := r.Read(1, 1)
+		must(t, err)
+		return len(recs) == 1 && recs[0].Seq > 2000
+	})
+	var size int64
+	files, err := filepath.Glob(k.LogDir(d.ID) + "/*")
+	must(t, err)
+	for _, f := range files {
+		if st, err := os.Stat(f); err == nil {
+			size += st.Size()
+		}
+	}
+	if size > 256<<10 {
+		t.Errorf("the ring holds %d bytes, want at most %d", size, 256<<10)
+	}
+}

@@ -1,0 +1,417 @@
+//go:build invm
+
+package container
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/contract"
+	"github.com/zero-os/zos/linux/ext4"
+	"github.com/zero-os/zos/linux/mount"
+	"github.com/zero-os/zos/linux/process"
+	"github.com/zero-os/zos/linux/reap"
+	"github.com/zero-os/zos/spec/plan"
+	"github.com/zero-os/zos/supervise"
+	"github.com/zero-os/zos/workload"
+	"github.com/zero-os/zos/workload/container/shim"
+	"github.com/zero-os/zos/workload/logs"
+)
+
+const (
+	dataDir  = "/data"
+	exitsDir = "/run/zos/exits"
+	roleEnv  = "ZOS_TEST_ROLE"
+)
+
+// TestMain plays three roles: like a node's process 1 it reaps orphans and records
+// how they ended; below that the tests; and a node daemon that tests may kill.
+func TestMain(m *testing.M) {
+	switch os.Getenv(roleEnv) {
+	case "":
+		os.Exit(processOne())
+	case "tests":
+		if err := mountData(); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(m.Run())
+	case "ensure", "remove":
+		if err := daemon(os.Getenv(roleEnv)); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+	}
+}
+
+func processOne() int {
+	fail := func(err error) int { fmt.Println("process one:", err); return 1 }
+	if err := os.MkdirAll(exitsDir, 0o755); err != nil {
+		return fail(err)
+	}
+	if err := process.BecomeSubreaper(); err != nil {
+		return fail(err)
+	}
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, unix.SIGCHLD)
+	tests, err := os.StartProcess("/proc/self/exe", os.Args, &os.ProcAttr{
+		Env: append(os.Environ(), roleEnv+"=tests"), Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
+	})
+	if err != nil {
+		return fail(err)
+	}
+	for range ended {
+		for {
+			e, ok, err := reap.Next()
+			if err != nil {
+				return fail(err)
+			}
+			if !ok {
+				break
+			}
+			if e.PID == tests.Pid {
+				return max(e.Code, e.Signal)
+			}
+			if err := reap.Record(exitsDir, e); err != nil {
+				return fail(err)
+			}
+		}
+	}
+	return 1
+}
+
+func mountData() error {
+	dev, err := os.OpenFile("/dev/vda", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	if err := ext4.Journaled.Write(dev, [16]byte{1}, nil, true); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dataDir, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("/dev/vda", dataDir, "ext4", unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, ""); err != nil {
+		return err
+	}
+	return ext4.Grow(dataDir, 4<<30)
+}
+
+// daemon is a node daemon that ensures or removes one workload, then waits to be killed.
+func daemon(verb string) error {
+	var d workload.Desired
+	if err := json.Unmarshal([]byte(os.Getenv("ZOS_TEST_DESIRED")), &d); err != nil {
+		return err
+	}
+	k, err := newKind()
+	if err != nil {
+		return err
+	}
+	if verb == "remove" {
+		err = k.Remove(context.Background(), d.ID)
+	} else {
+		err = k.Ensure(context.Background(), d)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Println("done")
+	select {}
+}
+
+// startDaemon starts one in a process of its own; its output says "done".
+func startDaemon(t *testing.T, verb string, d workload.Desired) (*exec.Cmd, io.Reader) {
+	t.Helper()
+	b, err := json.Marshal(d)
+	must(t, err)
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), roleEnv+"="+verb, "ZOS_TEST_DESIRED="+string(b))
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	return cmd, out
+}
+
+// plainRootfs is a Rootfs of plain directories; the real one has tests of its own.
+type plainRootfs struct {
+	code, detail string // of Failure
+	mountErr     error
+}
+
+func (r *plainRootfs) Mount(_ context.Context, flist canon.Hash, target, upper, work string, idBase uint32) (bool, error) {
+	if r.mountErr != nil {
+		return false, r.mountErr
+	}
+	lower := fmt.Sprintf("/tmp/lower/%s-%d", flist.Short(), idBase)
+	if err := os.MkdirAll(lower+"/bin", 0o755); err != nil {
+		return false, err
+	}
+	b, err := os.ReadFile("/bin/payload")
+	if err != nil {
+		return false, err
+	}
+	if err := os.WriteFile(lower+"/bin/payload", b, 0o755); err != nil {
+		return false, err
+	}
+	for _, d := range []string{upper, work} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return false, err
+		}
+	}
+	for _, d := range []string{lower, lower + "/bin", lower + "/bin/payload", upper} {
+		if err := os.Chown(d, int(idBase), int(idBase)); err != nil {
+			return false, err
+		}
+	}
+	return true, mount.Overlay(mount.OverlaySpec{Lower: []string{lower}, Upper: upper, Work: work, NoDev: true}, target)
+}
+
+func (r *plainRootfs) Unmount(target string) error {
+	for {
+		if ok, err := mounted(target); err != nil || !ok {
+			return err
+		}
+		if err := mount.Unmount(target); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *plainRootfs) Failure(canon.Hash) (string, string) { return r.code, r.detail }
+
+func newKind() (*Kind, error) { return newKindWith(&plainRootfs{}) }
+
+func newKindWith(r Rootfs) (*Kind, error) {
+	return New(Config{
+		Data: dataDir + "/workloads", Grace: time.Second, LogBound: 256 << 10, Rootfs: r,
+		Backoff: supervise.Backoff{First: 100 * time.Millisecond, Max: 2 * time.Second, Reset: time.Minute},
+		Log:     slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	})
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// kind makes a Kind and, when the test ends, removes all it runs.
+func kind(t *testing.T, r Rootfs) *Kind {
+	t.Helper()
+	k, err := newKindWith(r)
+	must(t, err)
+	t.Cleanup(func() {
+		all, err := k.Observe(context.Background())
+		must(t, err)
+		for id := range all {
+			must(t, k.Remove(context.Background(), id))
+		}
+	})
+	return k
+}
+
+type option func(*workload.Desired, *plan.Container)
+
+func restart(p string) option { return func(_ *workload.Desired, c *plan.Container) { c.Restart = p } }
+func memory(n uint64) option {
+	return func(d *workload.Desired, _ *plan.Container) { d.Plan.Resources.Memory = n }
+}
+
+// desire is a workload that runs the payload with args.
+func desire(t *testing.T, name string, args []string, opts ...option) workload.Desired {
+	t.Helper()
+	d := workload.Desired{
+		ID:      workload.ID{Contract: canon.Sum([]byte("contract of " + t.Name())), Name: name},
+		Version: 1,
+		Plan: plan.Workload{
+			Name: name, Kind: plan.KindContainer,
+			Resources: plan.Resources{CPU: 500, Memory: 64 << 20, Disk: 64 << 20, PIDs: 64},
+		},
+	}
+	c := plan.Container{
+		V: plan.Version, Flist: canon.Sum([]byte("payload")), Args: append([]string{"/bin/payload"}, args...),
+		Env: []string{"A=1", "PATH=/bin"}, WorkDir: "/", Restart: "always", NoNewPrivs: true,
+	}
+	for _, o := range opts {
+		o(&d, &c)
+	}
+	b, err := canon.Marshal(c)
+	must(t, err)
+	d.Plan.Config = b
+	return d
+}
+
+func timeout(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// until polls f for up to a minute.
+func until(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	end := time.Now().Add(time.Minute)
+	for !f() {
+		if time.Now().After(end) {
+			t.Fatalf("waited a minute for: %s", what)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func observe(t *testing.T, k *Kind, id workload.ID) workload.Status {
+	t.Helper()
+	all, err := k.Observe(context.Background())
+	must(t, err)
+	return all[id]
+}
+
+func status(t *testing.T, k *Kind, id workload.ID) shim.Status {
+	t.Helper()
+	st, err := shim.ReadStatus(k.place(id).run)
+	must(t, err)
+	return st
+}
+
+func running(t *testing.T, k *Kind, id workload.ID) {
+	t.Helper()
+	until(t, "running", func() bool { return observe(t, k, id).State == contract.StateRunning })
+}
+
+// output waits for a line of the container's that starts with prefix.
+func output(t *testing.T, k *Kind, id workload.ID, prefix string) string {
+	t.Helper()
+	line := ""
+	until(t, "a line "+prefix, func() bool {
+		recs, _, err := logs.NewReader(k.LogDir(id)).Read(1, 100000)
+		must(t, err)
+		for _, r := range recs {
+			if r.Stream != logs.Node && strings.HasPrefix(string(r.Data), prefix) {
+				line = string(r.Data)
+				return true
+			}
+		}
+		return false
+	})
+	return line
+}
+
+// snapshot is everything on the machine that a workload could leave behind.
+func snapshot(t *testing.T) []string {
+	t.Helper()
+	var out []string
+	mounts, err := mount.Under("/")
+	must(t, err)
+	for _, m := range mounts {
+		out = append(out, "mount "+m.Target+" "+m.Type)
+	}
+	for _, root := range []string{"/sys/fs/cgroup", "/run", dataDir} {
+		must(t, filepath.WalkDir(root, func(p string, d os.DirEntry, err error) error {
+			if err != nil {
+				return nil
+			}
+			if strings.HasPrefix(p, exitsDir+"/") || strings.HasPrefix(p, "/sys") && !d.IsDir() || strings.HasSuffix(p, "lost+found") {
+				return nil
+			}
+			out = append(out, "path "+p)
+			return nil
+		}))
+	}
+	procs, err := filepath.Glob("/proc/[0-9]*")
+	must(t, err)
+	for _, p := range procs {
+		exe, err := os.Readlink(p + "/exe")
+		if err != nil {
+			continue // a kernel thread, or a zombie about to be reaped
+		}
+		out = append(out, "process "+exe)
+		links, _ := filepath.Glob(p + "/ns/*")
+		for _, l := range links {
+			ns, _ := os.Readlink(l)
+			out = append(out, "namespace "+ns)
+		}
+	}
+	loops, err := filepath.Glob("/sys/block/loop*/loop")
+	must(t, err)
+	for _, l := range loops {
+		out = append(out, "loop device "+l)
+	}
+	sort.Strings(out)
+	return compact(out)
+}
+
+func compact(in []string) []string {
+	var out []string
+	for i, s := range in {
+		if i == 0 || in[i-1] != s {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// same fails unless the machine is as it was, after a moment for the kernel.
+func same(t *testing.T, before []string) {
+	t.Helper()
+	var diff []string
+	for range 100 {
+		diff = nil
+		seen := map[string]int{}
+		for _, s := range before {
+			seen[s] |= 1
+		}
+		for _, s := range snapshot(t) {
+			seen[s] |= 2
+		}
+		for s, where := range seen {
+			if where == 1 {
+				diff = append(diff, "gone: "+s)
+			} else if where == 2 {
+				diff = append(diff, "left: "+s)
+			}
+		}
+		if len(diff) == 0 {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	sort.Strings(diff)
+	t.Fatalf("the node is not as before:\n%s", strings.Join(diff, "\n"))
+}
+
+func rss(t *testing.T, pid int) (rss, private int64) {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	must(t, err)
+	for _, l := range strings.Split(string(b), "\n") {
+		f := strings.Fields(l)
+		if len(f) < 2 {
+			continue
+		}
+		n, _ := strconv.ParseInt(f[1], 10, 64)
+		switch f[0] {
+		case "Rss:":
+			rss = n
+		case "Private_Dirty:":
+			private = n
+		}
+	}
+	return rss, private
+}

@@ -91,17 +91,12 @@ type Network struct {
 	// BootFile is the URL that DHCP hands to the network boot ROM, e.g.
 	// http://10.0.2.2:8080/boot.ipxe; at most 127 bytes. "" means no network boot.
 	BootFile string
-	// Segment is the path of a unix socket at which a peer (see package
-	// vmtest/segment) may attach to the machine's layer-2 segment, detach and attach again;
-	// "" means none. While nobody is attached the guest notices nothing. The
-	// file is removed when the machine ends. A second socket, Segment+".2",
-	// is a second port of the same segment: frames between the two and to the
-	// guest cross QEMU's hub.
+	// Segment is the path of a unix socket at which peers may attach to the
+	// machine's layer-2 segment, detach and attach again (segment.Dial); ""
+	// means none. While nobody is attached the guest notices nothing. The file
+	// is removed when the machine ends.
 	Segment string
 }
-
-// SegmentSecond is the suffix of the segment's second socket.
-const SegmentSecond = ".2"
 
 // Port is a byte channel from the guest to a file.
 type Port struct {
@@ -194,15 +189,11 @@ func (c Config) absolute() (Config, error) {
 // esc doubles the commas of a value inside one of QEMU's option lists.
 func esc(s string) string { return strings.ReplaceAll(s, ",", ",,") }
 
-// Descriptors that QEMU inherits, in this order: QMP always, the TPM if there
-// is one.
-const (
-	qmpFD = 3
-	tpmFD = 4
-)
+// fds are the descriptors that QEMU inherits; 0 means that there is none.
+type fds struct{ qmp, tpm, nic, gateway int }
 
 // args is QEMU's command line. vars is the private copy of UEFI's variables.
-func (c Config) args(accel Accel, code, vars string) []string {
+func (c Config) args(accel Accel, code, vars string, fd fds) []string {
 	machine := c.Machine
 	if machine == "" {
 		machine = "q35"
@@ -212,7 +203,7 @@ func (c Config) args(accel Accel, code, vars string) []string {
 		"-nodefaults", "-no-user-config", "-display", "none",
 		"-machine", machine, "-m", strconv.Itoa(c.MemoryMB),
 		"-smp", strconv.Itoa(max(c.CPUs, 1)),
-		"-chardev", "socket,id=qmp,fd=" + strconv.Itoa(qmpFD),
+		"-chardev", "socket,id=qmp,fd=" + strconv.Itoa(fd.qmp),
 		"-mon", "chardev=qmp,mode=control",
 		"-chardev", "file,id=console,append=on,path=" + esc(c.Console),
 		"-serial", "chardev:console",
@@ -260,7 +251,7 @@ func (c Config) args(accel Accel, code, vars string) []string {
 	}
 	if c.TPM != "" {
 		a = append(a,
-			"-chardev", "socket,id=tpm,fd="+strconv.Itoa(tpmFD),
+			"-chardev", "socket,id=tpm,fd="+strconv.Itoa(fd.tpm),
 			"-tpmdev", "emulator,id=tpm0,chardev=tpm",
 			"-device", "tpm-crb,tpmdev=tpm0")
 	}
@@ -274,35 +265,34 @@ func (c Config) args(accel Accel, code, vars string) []string {
 		}
 	}
 	if c.Network != nil {
-		a = append(a, c.Network.args()...)
+		a = append(a, c.Network.args(fd)...)
 	}
 	return append(a, c.Extra...)
 }
 
-// args makes a hub of the NIC, the user network and the segment's sockets. The
-// sockets are named relative to QEMU's working directory, the segment's own: a
-// unix socket's path may be no longer than 107 bytes, directories are.
-func (n Network) args() []string {
-	nic := "virtio-net-pci,mac=" + n.MAC
-	user := "user,id=user,ipv6=off"
+// args connects the NIC to the user network: directly, or with a segment both
+// to the switch of package segment, by sockets that QEMU inherits.
+func (n Network) args(fd fds) []string {
+	nic := "virtio-net-pci,netdev=nic,mac=" + n.MAC
+	id := "id=nic"
+	if n.Segment != "" {
+		id = "id=user"
+	}
+	user := "user," + id + ",ipv6=off"
 	if n.BootFile != "" {
 		user += ",bootfile=" + esc(n.BootFile)
 		nic += ",bootindex=0"
 	} else {
 		nic += ",romfile="
 	}
-	if n.Segment == "" {
-		return []string{"-netdev", user, "-device", nic + ",netdev=user"}
+	a := []string{"-netdev", user, "-device", nic}
+	if n.Segment != "" {
+		a = append(a,
+			"-netdev", "socket,id=nic,fd="+strconv.Itoa(fd.nic),
+			"-netdev", "socket,id=gateway,fd="+strconv.Itoa(fd.gateway),
+			// A hub of two ports is QEMU's way to connect two network backends.
+			"-netdev", "hubport,id=hub0,hubid=0,netdev=user",
+			"-netdev", "hubport,id=hub1,hubid=0,netdev=gateway")
 	}
-	base := esc(filepath.Base(n.Segment))
-	return []string{
-		"-netdev", user,
-		"-netdev", "stream,id=seg1,server=on,addr.type=unix,addr.path=" + base,
-		"-netdev", "stream,id=seg2,server=on,addr.type=unix,addr.path=" + base + SegmentSecond,
-		"-netdev", "hubport,id=nic,hubid=0",
-		"-netdev", "hubport,id=h1,hubid=0,netdev=user",
-		"-netdev", "hubport,id=h2,hubid=0,netdev=seg1",
-		"-netdev", "hubport,id=h3,hubid=0,netdev=seg2",
-		"-device", nic + ",netdev=nic",
-	}
+	return a
 }

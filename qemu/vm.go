@@ -9,12 +9,12 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/qemu/segment"
 )
 
 // How long things may take that are done in milliseconds when all is well.
@@ -25,14 +25,15 @@ const (
 
 // VM is a running machine.
 type VM struct {
-	config Config
-	accel  Accel
-	qemu   *child
-	tpm    *child // nil without a TPM
-	qmp    *monitor
-	output *ring
-	done   chan struct{} // closed when everything has been cleaned up
-	err    error         // valid once done is closed
+	config  Config
+	accel   Accel
+	qemu    *child
+	tpm     *child // nil without a TPM
+	qmp     *monitor
+	output  *ring
+	segment *segment.Switch // nil without one
+	done    chan struct{}   // closed when everything has been cleaned up
+	err     error           // valid once done is closed
 
 	mu       sync.Mutex
 	asked    bool // Stop or Kill was called: a signal is no failure
@@ -94,46 +95,66 @@ func start(ctx context.Context, c Config) (_ *VM, err error) {
 			return nil, err
 		}
 	}
-	if err := removeSegment(c); err != nil {
-		return nil, err
-	}
 
-	qmpOurs, qmpTheirs, err := socketPair("qmp")
+	// What QEMU inherits; our copies are closed once it has its own, so that
+	// connections end with it.
+	var inherited []*os.File
+	defer func() {
+		for _, f := range inherited {
+			f.Close()
+		}
+	}()
+	inherit := func(f *os.File) int {
+		inherited = append(inherited, f)
+		return 2 + len(inherited)
+	}
+	var fd fds
+	conn, theirs, err := connPair("qmp")
 	if err != nil {
 		return nil, err
 	}
-	defer qmpTheirs.Close()
-	conn, err := net.FileConn(qmpOurs)
-	qmpOurs.Close()
-	if err != nil {
-		return nil, fmt.Errorf("open QMP: %w", err)
-	}
+	fd.qmp = inherit(theirs)
 	undo = append(undo, func() { conn.Close() })
-	inherited := []*os.File{qmpTheirs}
 
 	if c.TPM != "" {
 		tpm, theirs, err := startTPM(c.TPM, vm.output)
 		if err != nil {
 			return nil, err
 		}
-		defer theirs.Close()
 		vm.tpm = tpm
 		undo = append(undo, tpm.kill)
-		inherited = append(inherited, theirs)
+		fd.tpm = inherit(theirs)
+	}
+	if c.Network != nil && c.Network.Segment != "" {
+		vm.segment = segment.New()
+		undo = append(undo, func() { vm.segment.Close() })
+		if fd.nic, err = vm.port(segment.Node, inherit); err != nil {
+			return nil, err
+		}
+		if fd.gateway, err = vm.port(segment.Gateway, inherit); err != nil {
+			return nil, err
+		}
+		// A socket that a killed process left behind would be in the way.
+		if err := os.Remove(c.Network.Segment); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("remove old segment socket: %w", err)
+		}
+		if err := vm.segment.Listen(c.Network.Segment); err != nil {
+			return nil, err
+		}
 	}
 
-	cmd := exec.Command(bin, c.args(vm.accel, code, vars)...)
+	cmd := exec.Command(bin, c.args(vm.accel, code, vars, fd)...)
 	cmd.ExtraFiles = inherited
 	cmd.Stdout, cmd.Stderr = vm.output, vm.output
 	cmd.Dir = c.Dir
-	if c.Network != nil && c.Network.Segment != "" {
-		cmd.Dir = filepath.Dir(c.Network.Segment)
-	}
 	if vm.qemu, err = spawn(cmd); err != nil {
 		return nil, err
 	}
-	undo = append(undo, func() { vm.qemu.kill(); _ = removeSegment(c) })
-	qmpTheirs.Close() // so that the connection ends with QEMU
+	undo = append(undo, func() { vm.qemu.kill() })
+	for _, f := range inherited {
+		f.Close()
+	}
+	inherited = nil
 
 	if vm.qmp, err = openMonitor(ctx, conn, vm.event); err != nil {
 		select {
@@ -161,7 +182,10 @@ func (vm *VM) reap(c Config, removeDir bool) {
 			vm.tpm.kill()
 		}
 	}
-	errs := []error{removeSegment(c)}
+	var errs []error
+	if vm.segment != nil {
+		errs = append(errs, vm.segment.Close())
+	}
 	if removeDir {
 		errs = append(errs, os.RemoveAll(c.Dir))
 	}
@@ -175,18 +199,15 @@ func (vm *VM) reap(c Config, removeDir bool) {
 	close(vm.done)
 }
 
-// removeSegment removes the sockets of the segment; nobody else may use the
-// paths of a machine that does not run.
-func removeSegment(c Config) error {
-	if c.Network == nil || c.Network.Segment == "" {
-		return nil
+// port attaches a port of the segment and returns the descriptor under which
+// QEMU inherits the other end.
+func (vm *VM) port(kind segment.Kind, inherit func(*os.File) int) (int, error) {
+	ours, theirs, err := connPair("segment")
+	if err != nil {
+		return 0, err
 	}
-	for _, p := range []string{c.Network.Segment, c.Network.Segment + SegmentSecond} {
-		if err := os.Remove(p); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("remove segment socket: %w", err)
-		}
-	}
-	return nil
+	fd := inherit(theirs)
+	return fd, vm.segment.Attach(ours, kind)
 }
 
 func (vm *VM) event(e Event) {
@@ -282,6 +303,21 @@ func socketPair(name string) (ours, theirs *os.File, err error) {
 		return nil, nil, fmt.Errorf("open %s socket pair: %w", name, err)
 	}
 	return os.NewFile(uintptr(fds[0]), name), os.NewFile(uintptr(fds[1]), name), nil
+}
+
+// connPair is socketPair with our end as a connection.
+func connPair(name string) (net.Conn, *os.File, error) {
+	ours, theirs, err := socketPair(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, err := net.FileConn(ours)
+	ours.Close()
+	if err != nil {
+		theirs.Close()
+		return nil, nil, fmt.Errorf("open %s: %w", name, err)
+	}
+	return conn, theirs, nil
 }
 
 // ring keeps the last max bytes written to it.

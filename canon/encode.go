@@ -3,6 +3,7 @@ package canon
 import (
 	"bytes"
 	"fmt"
+	"reflect"
 	"sync"
 
 	"github.com/fxamacker/cbor/v2"
@@ -42,6 +43,7 @@ var (
 			MaxNestedLevels:   MaxDepth,
 			MaxArrayElements:  MaxArray,
 			MaxMapPairs:       MaxPairs,
+			DefaultMapType:    reflect.TypeFor[map[string]any](), // maps inside an any
 		}.DecMode()
 	})
 )

@@ -108,7 +108,13 @@ func founded(t testing.TB, name string) *world {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := founded(t, "test")
+	return newWorldIn(t, "test")
+}
+
+// newWorldIn is newWorld in a grid named name.
+func newWorldIn(t testing.TB, name string) *world {
+	t.Helper()
+	w := founded(t, name)
 	for _, who := range []string{"red", "green", "blue", "eve"} {
 		w.addAccount(who)
 	}

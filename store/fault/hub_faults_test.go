@@ -56,13 +56,15 @@ func TestEveryHubFaultIsEIOWithItsCodeAndHeals(t *testing.T) {
 			_ = http.NewResponseController(w).Flush()
 			panic(http.ErrAbortHandler)
 		}},
-		"truncated":     {store.CodeDigestMismatch, func(w http.ResponseWriter, _ *http.Request, body []byte) { _, _ = w.Write(body[:len(body)-3]) }},
-		"empty":         {store.CodeDigestMismatch, func(http.ResponseWriter, *http.Request, []byte) {}},
-		"wrong content": {store.CodeDigestMismatch, func(w http.ResponseWriter, _ *http.Request, _ []byte) { _, _ = w.Write(storetest.Compress([]byte(small[:5] + "!"))) }},
-		"no zstd":       {store.CodeDigestMismatch, func(w http.ResponseWriter, _ *http.Request, _ []byte) { _, _ = w.Write([]byte("<html>welcome</html>")) }},
-		"bomb":          {store.CodeDigestMismatch, func(w http.ResponseWriter, _ *http.Request, _ []byte) { _, _ = w.Write(bomb) }},
-		"endless":       {store.CodeDigestMismatch, func(w http.ResponseWriter, r *http.Request, b []byte) { endless(w, r, b) }},
-		"silent":        {store.CodeHubUnreachable, func(_ http.ResponseWriter, r *http.Request, _ []byte) { <-r.Context().Done() }},
+		"truncated": {store.CodeDigestMismatch, func(w http.ResponseWriter, _ *http.Request, body []byte) { _, _ = w.Write(body[:len(body)-3]) }},
+		"empty":     {store.CodeDigestMismatch, func(http.ResponseWriter, *http.Request, []byte) {}},
+		"wrong content": {store.CodeDigestMismatch, func(w http.ResponseWriter, _ *http.Request, _ []byte) {
+			_, _ = w.Write(storetest.Compress([]byte(small[:5] + "!")))
+		}},
+		"no zstd": {store.CodeDigestMismatch, func(w http.ResponseWriter, _ *http.Request, _ []byte) { _, _ = w.Write([]byte("<html>welcome</html>")) }},
+		"bomb":    {store.CodeDigestMismatch, func(w http.ResponseWriter, _ *http.Request, _ []byte) { _, _ = w.Write(bomb) }},
+		"endless": {store.CodeDigestMismatch, func(w http.ResponseWriter, r *http.Request, b []byte) { endless(w, r, b) }},
+		"silent":  {store.CodeHubUnreachable, func(_ http.ResponseWriter, r *http.Request, _ []byte) { <-r.Context().Done() }},
 		"drips": {store.CodeHubUnreachable, func(w http.ResponseWriter, r *http.Request, body []byte) {
 			for _, b := range body {
 				_, _ = w.Write([]byte{b})

@@ -72,7 +72,7 @@ func network() error {
 		return fmt.Errorf("bring eth0 up: %w", err)
 	}
 	if port := param["probe.tcp"]; port != "" {
-		l, err := net.Listen("tcp4", ":"+port)
+		l, err := net.Listen("tcp", ":"+port)
 		if err != nil {
 			return err
 		}
@@ -87,7 +87,7 @@ func network() error {
 		}()
 	}
 	if port := param["probe.udp"]; port != "" {
-		p, err := net.ListenPacket("udp4", ":"+port)
+		p, err := net.ListenPacket("udp", ":"+port)
 		if err != nil {
 			return err
 		}

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -21,12 +20,9 @@ func appState(genesis []byte) ([]byte, error) { return json.Marshal(genesis) }
 // genesisDoc makes CometBFT's genesis from the grid's. Every node makes it for
 // itself, so nothing in it may come from elsewhere.
 func genesisDoc(genesis []byte) (*types.GenesisDoc, error) {
-	var g contract.Genesis
-	if err := canon.Unmarshal(genesis, &g); err != nil {
-		return nil, fmt.Errorf("read genesis: %w", err)
-	}
-	if len(g.Validators) == 0 {
-		return nil, errors.New("read genesis: it names no validator")
+	g, err := contract.DecodeGenesis(genesis)
+	if err != nil {
+		return nil, err
 	}
 	state, err := appState(genesis)
 	if err != nil {
@@ -45,9 +41,6 @@ func genesisDoc(genesis []byte) (*types.GenesisDoc, error) {
 		AppState:        state,
 	}
 	for _, v := range g.Validators {
-		if len(v.Key) != ed25519.PubKeySize || v.Power == 0 || v.Power > 1<<40 {
-			return nil, fmt.Errorf("read genesis: validator %q has no valid key or power", v.Name)
-		}
 		key := ed25519.PubKey(v.Key)
 		doc.Validators = append(doc.Validators, types.GenesisValidator{
 			Address: key.Address(), PubKey: key, Power: int64(v.Power), Name: v.Name,

@@ -238,9 +238,12 @@ func (c *Client) sendTo(ctx context.Context, a Ask, to Binding, p presence) (*se
 		return nil, err
 	}
 	s := &sent{client: c, ask: a, to: to, hash: signed.ID(), key: key, sealed: sealed, in: c.cfg.Conn.open()}
-	if err := s.resend(); err != nil {
+	if err := c.cfg.Conn.Ready(ctx); err != nil {
 		s.shut()
 		return nil, err
+	}
+	if err := s.resend(); err != nil { // the link went this moment: sent again soon
+		c.log.Debug("bus request not sent", "error", err)
 	}
 	return s, nil
 }

@@ -119,7 +119,9 @@ func (st *Stream) run(ctx context.Context) {
 	lease := st.s.client.lease
 	renew := time.NewTicker(lease / 3)
 	defer renew.Stop()
-	silence := time.NewTimer(lease)
+	// A little longer than the lease: a node that ends the stream says why.
+	patience := lease + lease/3
+	silence := time.NewTimer(patience)
 	defer silence.Stop()
 	end := func(err error) {
 		st.mu.Lock()
@@ -140,7 +142,7 @@ func (st *Stream) run(ctx context.Context) {
 			if !ok {
 				continue
 			}
-			silence.Reset(lease)
+			silence.Reset(patience)
 			if len(body) == 0 {
 				st.mu.Lock()
 				st.taken++
@@ -162,7 +164,7 @@ func (st *Stream) run(ctx context.Context) {
 		case <-st.read:
 			st.renewal(ctx, false)
 		case <-silence.C:
-			end(problem.New("stream-lost", "%s: nothing came from node %s for %s; %d replies were refused", st.ask.Method, st.ask.Slot.Short(), lease, st.s.refused).
+			end(problem.New("stream-lost", "%s: nothing came from node %s for %s; %d replies were refused", st.ask.Method, st.ask.Slot.Short(), patience, st.s.refused).
 				WithFix("ask again"))
 			return
 		case <-ctx.Done():

@@ -45,11 +45,7 @@ func (s *stream) lapsed() {
 func (s *stream) leaseFor(session *Session) time.Duration {
 	d := s.node.lease
 	if session != nil {
-		left := time.Duration(0)
-		if now := s.node.now(); session.Expiry > now {
-			left = time.Duration(session.Expiry-now) * time.Second
-		}
-		d = min(d, left)
+		d = min(d, max(0, time.Unix(int64(session.Expiry), 0).Sub(s.node.cfg.Now())))
 	}
 	return d
 }

@@ -42,6 +42,11 @@ func newLab(t *testing.T) lab {
 		configure(t, "up0", hostIP)
 	})
 	in(t, l.peer, func() { configure(t, "down0", peerIP) })
+	for end := time.Now().Add(10 * time.Second); ping(t, l.peer, hostIP) != nil; {
+		if time.Now().After(end) {
+			t.Fatal("the lab's link does not come up")
+		}
+	}
 	return l
 }
 
@@ -129,7 +134,7 @@ func reads(t *testing.T, ns netns.NsHandle, addr string) bool {
 	t.Helper()
 	ok := false
 	in(t, ns, func() {
-		c, err := net.DialTimeout("tcp", addr, 700*time.Millisecond)
+		c, err := net.DialTimeout("tcp", addr, 1500*time.Millisecond)
 		if err != nil {
 			return
 		}
@@ -253,12 +258,11 @@ func TestOnlyDHCPAnswersPassAmongDatagrams(t *testing.T) {
 func TestNeighboursFindTheNode(t *testing.T) {
 	l := newLab(t)
 	must(t, l.fw().Apply())
-	local := linkLocal(t, l.peer, "down0")
+	local, hostLocal := linkLocal(t, l.peer, "down0"), linkLocal(t, l.host, "up0")
 	listenTCP(t, l.peer, fmt.Sprintf("[%s%%down0]:7005", local))
 	if !reads(t, l.host, fmt.Sprintf("[%s%%up0]:7005", local)) {
 		t.Error("the node can't reach an IPv6 neighbour")
 	}
-	hostLocal := linkLocal(t, l.host, "up0")
 	listenTCP(t, l.host, fmt.Sprintf("[%s%%up0]:7006", hostLocal))
 	if reads(t, l.peer, fmt.Sprintf("[%s%%down0]:7006", hostLocal)) {
 		t.Error("a connection came in over IPv6")

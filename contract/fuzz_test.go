@@ -1,0 +1,141 @@
+package contract
+
+import (
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/problem"
+)
+
+// seeds are valid transactions of every kind, from a world in which they fit.
+func seeds(w *world) [][]byte {
+	id := w.running("hello", w.job("web", w.slots[0]))
+	w.bind(w.slots[0], 1, "node")
+	d := NewDelegation(w.grid, w.farm, w.key("agent").Public(), []string{MayAdmit}, w.slots, 2, big, 1, later)
+	var out [][]byte
+	for _, s := range []Signed{
+		w.sign(NewAccount(w.grid, "zoe", w.key("zoe").Public()), KindAccount, "zoe"),
+		w.sign(NewGroup(w.grid, "team", w.accounts["red"], 2, nonce("x"), w.members("red", "blue")...), KindGroup, "red"),
+		w.sign(NewFarm(w.grid, "field", w.key("field").Public()), KindFarm, "field"),
+		w.sign(NewSlot(w.grid, w.farm, "n9", "mac:52:54:00:12:34:56", IdentityNone, []string{"a"}, big), KindSlot, "farm"),
+		w.sign(d, KindDelegation, "farm"),
+		w.consent(big, 2),
+		w.sign(w.node(w.slots[1], 1, "two"), KindNode, "two", "farm"),
+		w.sign(w.node(w.slots[0], 2, "three"), KindNode, "three", "farm"),
+		w.approve(w.deploy("second", w.job("web", w.slots[1])), "red", "green"),
+		w.approve(w.update(id, 1, "hello", w.job("web", w.slots[1])), "red", "green"),
+		w.approve(w.cancel(id, 1, "hello"), "red"),
+		w.sign(NewReceipt(w.grid, Receipt{Contract: id, Version: 1, Workload: "web", Slot: w.slots[0], Epoch: 1, Sequence: 1, State: StateRunning}), KindReceipt, "node"),
+		w.sign(NewRelease(w.grid, 1, "1", canon.Sum(nil), later, Checkpoint{}), KindRelease, "release-1", "release-2"),
+		w.sign(NewTag(w.grid, w.accounts["red"], "hello", "1", canon.Sum(nil), 1, later), KindTag, "red"),
+	} {
+		out = append(out, w.tx(s))
+	}
+	return out
+}
+
+// FuzzApply: no transaction makes the rules panic, every refusal has a code,
+// and what is accepted leaves records that can be read.
+func FuzzApply(f *testing.F) {
+	w := newWorld(f)
+	txs := seeds(w)
+	for _, tx := range txs {
+		if _, err := Apply(maps.Clone(w.st), w.now, tx); err != nil && problem.Code(err) != "kind-unknown" {
+			f.Fatalf("a seed is refused: %v", err)
+		}
+		f.Add(tx)
+	}
+	f.Add([]byte{})
+	f.Add([]byte{0xa2})
+	f.Fuzz(func(t *testing.T, tx []byte) {
+		st := maps.Clone(w.st)
+		res, err := Apply(st, w.now, tx)
+		if err != nil {
+			if problem.Code(err) == "" {
+				t.Errorf("refused without a code: %v", err)
+			}
+			return
+		}
+		s, err := DecodeSigned(tx)
+		if err != nil || s.ID() != res.ID {
+			t.Errorf("result is for %s: %v", res.ID, err)
+		}
+	})
+}
+
+// FuzzApplySigned lets the fuzzer write the statement and signs it with every
+// key that could matter, so that the rules behind the signatures are reached.
+func FuzzApplySigned(f *testing.F) {
+	w := newWorld(f)
+	names := []string{"red", "green", "farm", "node", "zoe", "two", "three", "agent", "release-1", "release-2", "field"}
+	// who returns the set of names that signed s.
+	who := func(names []string, s Signed) (set uint16) {
+		for _, sig := range s.Signatures {
+			set |= 1 << slices.IndexFunc(names, func(n string) bool { return w.key(n).Public().Equal(sig.Key) })
+		}
+		return set
+	}
+	for _, tx := range seeds(w) {
+		s, err := DecodeSigned(tx)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(s.Statement, who(names, s))
+	}
+	f.Fuzz(func(t *testing.T, statement []byte, who uint16) {
+		head, err := Peek(statement)
+		if err != nil || len(head.Kind) > 64 {
+			return
+		}
+		s := Signed{Statement: statement}
+		for i, name := range names {
+			if who&(1<<i) != 0 {
+				if s, err = Countersign(t.Context(), s, head.Kind, w.key(name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		tx, err := s.Encode()
+		if err != nil {
+			return
+		}
+		st := maps.Clone(w.st)
+		if _, err := Apply(st, w.now, tx); err != nil && problem.Code(err) == "" {
+			t.Errorf("refused without a code: %v", err)
+		}
+	})
+}
+
+// FuzzJudge: whatever a ledger hands over, a node's judgement doesn't panic,
+// and only the truth is accepted.
+func FuzzJudge(f *testing.F) {
+	w := newWorld(f)
+	id := w.running("hello", w.job("web", w.slots[0]))
+	truth := w.evidence(id)
+	encode := func(s Signed) []byte { return w.tx(s) }
+	f.Add(encode(truth.Slot), encode(truth.Consent), encode(truth.Group), encode(truth.Members[0]), encode(truth.History[0]))
+	f.Fuzz(func(t *testing.T, slot, consent, group, member, history []byte) {
+		e := truth
+		for _, part := range []struct {
+			b  []byte
+			to *Signed
+		}{{slot, &e.Slot}, {consent, &e.Consent}, {group, &e.Group}} {
+			if s, err := DecodeSigned(part.b); err == nil {
+				*part.to = s
+			}
+		}
+		e.Members = append([]Signed{}, truth.Members...)
+		if s, err := DecodeSigned(member); err == nil {
+			e.Members[0] = s
+		}
+		if s, err := DecodeSigned(history); err == nil {
+			e.History = []Signed{s}
+		}
+		v, err := Judge(e)
+		if err == nil && (v.Contract != id || e.History[0].ID() != id || e.Group.ID() != truth.Group.ID() || e.Consent.ID() != truth.Consent.ID()) {
+			t.Errorf("a forgery is accepted: %+v", v)
+		}
+	})
+}

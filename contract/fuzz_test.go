@@ -114,27 +114,23 @@ func FuzzJudge(f *testing.F) {
 	w := newWorld(f)
 	id := w.running("hello", w.job("web", w.slots[0]))
 	truth := w.evidence(id)
-	encode := func(s Signed) []byte { return w.tx(s) }
-	f.Add(encode(truth.Slot), encode(truth.Consent), encode(truth.Group), encode(truth.Members[0]), encode(truth.History[0]))
-	f.Fuzz(func(t *testing.T, slot, consent, group, member, history []byte) {
+	parts := func(e *Evidence) []*Signed {
+		e.Members, e.History = slices.Clone(e.Members), slices.Clone(e.History)
+		return []*Signed{&e.Farm, &e.Slot, &e.Consent, &e.Group, &e.Members[0], &e.Members[1], &e.Members[2], &e.History[0]}
+	}
+	first := truth
+	for i, p := range parts(&first) {
+		f.Add(uint8(i), p.Statement, p.Signatures[0].Key, p.Signatures[0].Sig)
+	}
+	f.Fuzz(func(t *testing.T, which uint8, statement, key, sig []byte) {
 		e := truth
-		for _, part := range []struct {
-			b  []byte
-			to *Signed
-		}{{slot, &e.Slot}, {consent, &e.Consent}, {group, &e.Group}} {
-			if s, err := DecodeSigned(part.b); err == nil {
-				*part.to = s
-			}
-		}
-		e.Members = append([]Signed{}, truth.Members...)
-		if s, err := DecodeSigned(member); err == nil {
-			e.Members[0] = s
-		}
-		if s, err := DecodeSigned(history); err == nil {
-			e.History = []Signed{s}
-		}
+		all := parts(&e)
+		part := all[int(which)%len(all)]
+		part.Statement = statement
+		part.Signatures = slices.Clone(part.Signatures)
+		part.Signatures[0] = Signature{Key: key, Sig: sig}
 		v, err := Judge(e)
-		if err == nil && (v.Contract != id || e.History[0].ID() != id || e.Group.ID() != truth.Group.ID() || e.Consent.ID() != truth.Consent.ID()) {
+		if err == nil && (v.Contract != id || part.ID() != parts(&first)[int(which)%len(all)].ID()) {
 			t.Errorf("a forgery is accepted: %+v", v)
 		}
 	})

@@ -63,7 +63,7 @@ func words(s string) []string {
 // bytes, no control characters.
 func printable(s string, max int) string {
 	var b strings.Builder
-	for _, r := range s {
+	for _, r := range strings.ReplaceAll(s, "\t", " ") {
 		if r < 0x20 || r == 0x7f || (r >= 0x80 && r < 0xa0) || r == 0xfffd {
 			r = '?'
 		}

@@ -153,6 +153,11 @@ func (d data) format(device string, t ext4.Template, zeroed bool) error {
 	if err != nil {
 		return fmt.Errorf("format %s: %w", device, err)
 	}
+	if !zeroed {
+		// Where the disk can do it, zeroing costs nothing; where it can't, the
+		// template's own zeros are written.
+		zeroed = disk.Zero(f, ext4.FirstBlock, t.Size()) == nil
+	}
 	if err := t.Write(f, uuid, label, zeroed); err != nil {
 		return fmt.Errorf("format %s: %w", device, err)
 	}

@@ -33,6 +33,7 @@ type machine struct {
 	console  *firststage.Console
 	children []*process
 	lines    *lines
+	ending   bool // nothing is started any more
 }
 
 // secondStage never returns but with an error.
@@ -54,7 +55,7 @@ func secondStage(console *firststage.Console, h boot.Handover) error {
 	}
 	again := m.resume()
 	if again {
-		console.Printf("process 1 … ok, executed anew with %d children", len(m.children))
+		console.Printf("process 1 … ok, executed anew")
 	} else {
 		m.prepare(h)
 	}
@@ -136,7 +137,11 @@ func (m *machine) reap() {
 		for _, p := range m.children {
 			if p.pid == e.PID {
 				p.ended()
-				m.console.Printf("%s; starting it again in %s", e, p.wait)
+				if m.ending {
+					m.console.Printf("%s", e)
+				} else {
+					m.console.Printf("%s; starting it again in %s", e, p.wait)
+				}
 			}
 		}
 	}
@@ -176,6 +181,7 @@ const (
 // workloads, then whatever is left, then the file systems.
 func (m *machine) shutdown(how int) {
 	m.console.Printf("going down")
+	m.ending = true
 	for _, p := range m.children {
 		if p.name == "zosd" && p.pid != 0 {
 			_ = unix.Kill(p.pid, unix.SIGTERM)

@@ -36,6 +36,10 @@ const maxTemplate = 64 << 20
 
 const blockSize = 4096
 
+// FirstBlock is the size of the block that Write writes last. Whoever zeroes the
+// device before it must leave that block alone.
+const FirstBlock = blockSize
+
 // BootSize is how many bytes at the start of the device ext4 leaves to others.
 const BootSize = 1024
 
@@ -62,8 +66,8 @@ type Device interface {
 
 // Write makes an empty file system at the start of dev with the given UUID, and
 // boot (at most BootSize bytes) before its superblock. dev must hold at least
-// t.Size() bytes. zeroed says that every byte of dev reads as zero, which saves
-// writing zeros.
+// t.Size() bytes. zeroed says that all of them after FirstBlock read as zero, which
+// saves writing zeros.
 //
 // The first block is written last, after everything else is on the device: until
 // then the device holds what it held before, as far as its superblock tells.

@@ -20,7 +20,9 @@ const Device = "/dev/zram0"
 // The device is limited by its size, never by mem_limit: a file system on a full
 // device says ENOSPC, one on a device over its memory limit loses what it
 // acknowledged at fsync.
-func Setup(size uint64, algorithms ...string) error { return setup("/sys/block/zram0", size, algorithms) }
+func Setup(size uint64, algorithms ...string) error {
+	return setup("/sys/block/zram0", size, algorithms)
+}
 
 func setup(dir string, size uint64, algorithms []string) error {
 	if cur, err := os.ReadFile(filepath.Join(dir, "disksize")); err != nil {

@@ -28,7 +28,7 @@ func main() {
 	switch filepath.Base(os.Args[0]) {
 	case "zos-fault":
 		fmt.Println("args", strings.Join(os.Args[1:], " "))
-		select {}
+		time.Sleep(time.Hour)
 	case "orphan":
 		<-time.After(300 * time.Millisecond) // until its parent has ended
 		os.Exit(7)
@@ -104,7 +104,7 @@ func second(fields []string) {
 		how = unix.SIGTERM
 	}
 	check(unix.Kill(1, how))
-	select {}
+	time.Sleep(time.Hour)
 }
 
 func waitExit(pid int, start uint64) string {

@@ -74,9 +74,10 @@ func (t *Tree) hashing(ctx context.Context) (func(*tar.Header, io.Reader, *node)
 }
 
 // tarContent hashes a file of an archive. A small one is copied and hashed by
-// a worker, while the next header is read; a large one is streamed.
+// a worker, while the next header is read; a large one is streamed, and so is
+// every one when there is one worker only.
 func (t *Tree) tarContent(ctx context.Context, g *errgroup.Group, h *tar.Header, body io.Reader, n *node) error {
-	if h.Size > ChunkedAbove {
+	if h.Size > ChunkedAbove || t.opts.workers() == 1 {
 		f, err := t.content.file(ctx, body, h.Size)
 		n.file = f
 		return err

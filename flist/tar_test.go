@@ -234,7 +234,9 @@ func FuzzTarImport(f *testing.F) {
 		b, _ := io.ReadAll(tarOf(f, entries...))
 		f.Add(b)
 	}
-	opts := Options{MaxBytes: 1 << 20, MaxEntries: 1000, Workers: 2}
+	// One worker: with more, the order of events is chance, and the fuzzer takes
+	// chance for news.
+	opts := Options{MaxBytes: 64 << 10, MaxEntries: 1000, Workers: 1}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		sink := newStoreSink()
 		h, m, _, err := BuildTar(context.Background(), bytes.NewReader(b), sink, opts)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
@@ -94,10 +93,10 @@ func BuildImage(ctx context.Context, o ImageOptions) (Image, error) {
 	if err := os.MkdirAll(o.OutDir, 0o755); err != nil {
 		return Image{}, fmt.Errorf("build boot image: %w", err)
 	}
-	if err := writeFile(img.Kernel, kernel); err != nil {
+	if err := WriteFile(img.Kernel, kernel, 0o644); err != nil {
 		return Image{}, fmt.Errorf("build boot image: %w", err)
 	}
-	if err := writeFile(img.Initrd, initrd); err != nil {
+	if err := WriteFile(img.Initrd, initrd, 0o644); err != nil {
 		return Image{}, fmt.Errorf("build boot image: %w", err)
 	}
 	return img, nil
@@ -147,26 +146,4 @@ func CompressInitrd(entries []cpio.Entry) ([]byte, error) {
 		out.Write(make([]byte, cpio.Align-rest))
 	}
 	return out.Bytes(), nil
-}
-
-// writeFile replaces path as a whole, so that a boot source that serves the
-// directory never hands out half a file.
-func writeFile(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // fails after the rename, as it should
-	if _, err := io.Copy(f, bytes.NewReader(b)); err != nil {
-		f.Close()
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err := f.Chmod(0o644); err != nil {
-		f.Close()
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err := f.Close(); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return os.Rename(f.Name(), path)
 }

@@ -2,6 +2,7 @@ package boot
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/zero-os/zos/linux/cpio"
@@ -59,10 +60,10 @@ func WriteGrid(dir string, a Archive, extraCmdline string) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(dir+"/"+GridFile, b); err != nil {
+	if err := WriteFile(filepath.Join(dir, GridFile), b, 0o644); err != nil {
 		return fmt.Errorf("write the grid's archive: %w", err)
 	}
-	if err := writeFile(dir+"/"+ScriptFile, []byte(script)); err != nil {
+	if err := WriteFile(filepath.Join(dir, ScriptFile), []byte(script), 0o644); err != nil {
 		return fmt.Errorf("write the boot script: %w", err)
 	}
 	return nil

@@ -129,9 +129,15 @@ func Dial(path string) (net.Conn, error) {
 	return c, nil
 }
 
-// Close detaches everyone, removes the socket and waits for its goroutines.
+// Close detaches everyone, removes the socket and waits for its goroutines. It
+// may be called again.
 func (s *Switch) Close() error {
 	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		s.work.Wait()
+		return nil
+	}
 	s.closed = true
 	for p := range s.ports {
 		p.giveUp()

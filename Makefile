@@ -1,0 +1,89 @@
+# Zero-OS. `make up` starts a grid on this machine, `make test` proves it.
+# Everything that is built lands in bin/ and build/, and nowhere else.
+
+GO      ?= go
+DIR     ?=
+UPFLAGS ?=
+
+# Node binaries are static and byte-reproducible: no paths, no version control
+# state, no build id.
+GOBUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags='-s -w -buildid='
+
+COMMANDS := zos zosd zos-init zos-fault zos-shim
+
+# Debian packages that a build, a grid and the tests need.
+PACKAGES := gcc libc6-dev pkg-config libseccomp-dev qemu-system-x86 ipxe-qemu ovmf swtpm \
+            openssh-client debootstrap zstd xz-utils jq e2fsprogs erofs-utils nftables iproute2 procps
+
+.PHONY: deps build bin runc image up test unit lint bench repro fuzz soak clean
+
+# deps installs what is missing. It needs root only when something is.
+deps:
+	@missing=$$(for p in $(PACKAGES); do \
+		dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+		if [ $$(id -u) -ne 0 ]; then \
+			echo "missing packages:" $$missing >&2; echo "run: sudo make deps" >&2; exit 1; \
+		fi; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+	fi
+	@./boot/fetch-kernel.sh build/kernel
+
+build: bin image
+
+bin: runc
+	@mkdir -p bin
+	$(foreach c,$(COMMANDS),$(GOBUILD) -o bin/$(c) ./cmd/$(c) &&) true
+	$(GOBUILD) -o bin/hello ./examples/hello
+
+# runc needs cgo for libseccomp; it is linked statically all the same.
+runc: bin/runc
+bin/runc: go.mod
+	@mkdir -p bin
+	CGO_ENABLED=1 $(GO) build -trimpath -buildvcs=false -tags 'seccomp osusergo netgo' \
+		-ldflags='-s -w -buildid= -extldflags=-static' -o $@ github.com/opencontainers/runc
+
+# image makes what nodes boot: kernel, first stage, OS flist and the demo image.
+image: bin
+	bin/zos boot image --out bin/image
+
+up: deps build
+	bin/zos up $(if $(DIR),--dir $(DIR)) $(UPFLAGS)
+
+test: deps lint build
+	$(GO) test -timeout 20m ./...
+
+# unit needs no root, no mounts and no virtual machine.
+UNIT := ./canon ./sign ./seal ./problem ./contract ./spec/... ./flist ./ledger/merkle ./supervise
+unit:
+	$(GO) test $(UNIT)
+
+lint:
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'lint: run gofmt -w on these files'; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+# fuzz gives every decoder FUZZTIME; a finding is written below its testdata.
+FUZZTIME ?= 30s
+fuzz:
+	@set -e; for f in $$(git ls-files '*_test.go' | xargs grep -l '^func Fuzz'); do \
+		for t in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$f); do \
+			echo "fuzz: $$t in $$(dirname $$f)"; \
+			$(GO) test -run '^$$' -fuzz "^$$t$$" -fuzztime $(FUZZTIME) ./$$(dirname $$f); \
+		done; done
+
+# repro builds everything in two directories and compares every file.
+repro: deps
+	@set -e; rm -rf build/repro; for d in one a-second-and-longer-name; do \
+		mkdir -p build/repro/$$d/build; \
+		git ls-files -z | xargs -0 cp --parents -t build/repro/$$d; \
+		ln -s $(CURDIR)/build/kernel build/repro/$$d/build/kernel; \
+		$(MAKE) -s -C build/repro/$$d build; \
+		(cd build/repro/$$d/bin && find . -type f -print0 | sort -z | xargs -0 sha256sum) > build/repro/$$d.sha256; \
+	done; \
+	diff build/repro/one.sha256 build/repro/a-second-and-longer-name.sha256; \
+	echo "repro: $$(wc -l < build/repro/one.sha256) files have equal digests in both directories"; \
+	cat build/repro/one.sha256 | grep -E 'image/(vmlinuz|initrd|os)|zos'
+
+clean:
+	rm -rf bin build

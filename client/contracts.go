@@ -1,0 +1,159 @@
+package client
+
+import (
+	"context"
+	"strings"
+
+	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/contract"
+	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/spec/plan"
+)
+
+// Contract is a contract with its newest plan decoded.
+type Contract struct {
+	ID canon.Hash
+	contract.ContractRecord
+	Plan plan.Plan
+}
+
+// Contract reads a contract by its id.
+func (c *Client) Contract(ctx context.Context, id canon.Hash) (Contract, error) {
+	rec, ok, err := Get[contract.ContractRecord](ctx, c, contract.KeyContract(id))
+	if err != nil {
+		return Contract{}, err
+	}
+	if !ok {
+		return Contract{}, problem.New("contract-unknown", "no contract %s", id.Short()).WithFix("list them with: zos ps")
+	}
+	return c.newest(id, rec)
+}
+
+func (c *Client) newest(id canon.Hash, rec contract.ContractRecord) (Contract, error) {
+	out := Contract{ID: id, ContractRecord: rec}
+	if len(rec.History) == 0 {
+		return out, problem.New("proof-invalid", "contract %s has no approval", id.Short())
+	}
+	a, _, _, err := contract.Open[contract.Approval](rec.History[len(rec.History)-1], contract.KindApproval, c.Grid())
+	if err != nil {
+		return out, err
+	}
+	out.Plan, err = plan.Decode(a.Plan)
+	return out, err
+}
+
+// FindContract resolves group/deployment, or at least 8 hex digits of the id.
+func (c *Client) FindContract(ctx context.Context, ref string) (Contract, error) {
+	if group, name, ok := strings.Cut(ref, "/"); ok {
+		gid, err := c.GroupID(ctx, group)
+		if err != nil {
+			return Contract{}, err
+		}
+		ids, err := c.named(ctx, contract.KeyContractName(gid, ""))
+		if err != nil {
+			return Contract{}, err
+		}
+		id, err := find("contract", name, ids)
+		if err != nil {
+			return Contract{}, err
+		}
+		return c.Contract(ctx, id)
+	}
+	if id, err := canon.ParseHash(ref); err == nil {
+		return c.Contract(ctx, id)
+	}
+	all, err := List[contract.ContractRecord](ctx, c, "contract/")
+	if err != nil {
+		return Contract{}, err
+	}
+	ids := map[string]canon.Hash{}
+	for _, r := range all {
+		if id, err := canon.ParseHash(r.Name); err == nil {
+			ids[r.Name] = id
+		}
+	}
+	id, err := find("contract", ref, ids)
+	if err != nil {
+		return Contract{}, err
+	}
+	return c.Contract(ctx, id)
+}
+
+// Workload is one workload of a standing contract and the node's word on it.
+type Workload struct {
+	Contract   string     `json:"contract"` // group/deployment
+	ContractID canon.Hash `json:"contract_id"`
+	Version    uint64     `json:"version"`
+	Name       string     `json:"workload"`
+	Kind       string     `json:"kind"`
+	Node       string     `json:"node"`
+	Slot       canon.Hash `json:"slot"`
+	State      string     `json:"state"` // a contract.State… constant
+	Reason     string     `json:"reason"`
+	Detail     string     `json:"detail"`
+	ExitCode   int64      `json:"exit_code"`
+	Verity     bool       `json:"verity"`
+	Epoch      uint64     `json:"epoch"` // of the slot's key that signed the receipt; 0 without one
+	Time       uint64     `json:"time"`  // of the receipt, Unix seconds
+}
+
+// Workloads lists what active contracts run. A receipt counts if the slot's
+// own key signed it and it is of the contract's newest version.
+func (c *Client) Workloads(ctx context.Context) ([]Workload, error) {
+	records, err := List[contract.ContractRecord](ctx, c, "contract/")
+	if err != nil {
+		return nil, err
+	}
+	names, err := c.Names(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := []Workload{}
+	for _, r := range records {
+		if r.Value.State != contract.ContractActive {
+			continue
+		}
+		id, err := canon.ParseHash(r.Name)
+		if err != nil {
+			return nil, err
+		}
+		k, err := c.newest(id, r.Value)
+		if err != nil {
+			return nil, err
+		}
+		receipts, err := c.receipts(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		for _, w := range k.Plan.Workloads {
+			row := Workload{
+				Contract: names.Of(k.Group) + "/" + k.Name, ContractID: id, Version: k.Version,
+				Name: w.Name, Kind: w.Kind, Node: names.Of(w.Slot), Slot: w.Slot, State: contract.StatePending,
+			}
+			if rc, ok := receipts[w.Name]; ok && rc.Version == k.Version && rc.Slot == w.Slot {
+				row.State, row.Reason, row.Detail, row.ExitCode = rc.State, rc.Reason, rc.Detail, rc.ExitCode
+				row.Verity, row.Epoch, row.Time = rc.Verity, rc.Epoch, rc.Time
+			}
+			out = append(out, row)
+		}
+	}
+	return out, nil
+}
+
+// receipts reads the receipts of a contract by workload. Their signatures were
+// judged by the ledger's rules; Open checks them once more.
+func (c *Client) receipts(ctx context.Context, id canon.Hash) (map[string]contract.Receipt, error) {
+	records, err := List[contract.ReceiptRecord](ctx, c, contract.KeyReceiptPrefix(id))
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]contract.Receipt{}
+	for _, r := range records {
+		rc, _, _, err := contract.Open[contract.Receipt](r.Value.Signed, contract.KindReceipt, c.Grid())
+		if err != nil {
+			return nil, err
+		}
+		out[rc.Workload] = rc
+	}
+	return out, nil
+}

@@ -1,0 +1,100 @@
+package client
+
+import (
+	"context"
+
+	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/contract"
+	"github.com/zero-os/zos/problem"
+)
+
+// Node is a slot and who is bound to it.
+type Node struct {
+	Name     string
+	Slot     canon.Hash
+	Farm     canon.Hash
+	Identity string // where its keys live: "disk", "tpm" or "none"
+	Hint     string
+	Capacity contract.Capacity
+	Used     contract.Capacity
+	Epoch    uint64 // 0: nothing has joined yet
+	Bound    contract.Node
+}
+
+// Free is what contracts may still use.
+func (n Node) Free() contract.Capacity {
+	return contract.Capacity{
+		CPU: less(n.Capacity.CPU, n.Used.CPU), Memory: less(n.Capacity.Memory, n.Used.Memory), Disk: less(n.Capacity.Disk, n.Used.Disk),
+	}
+}
+
+func less(a, b uint64) uint64 {
+	if b > a {
+		return 0
+	}
+	return a - b
+}
+
+// Nodes lists all slots of the grid.
+func (c *Client) Nodes(ctx context.Context) ([]Node, error) {
+	slots, err := List[contract.SlotRecord](ctx, c, "slot/")
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Node, 0, len(slots))
+	for _, r := range slots {
+		n, err := c.node(ctx, r.Value)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, n)
+	}
+	return out, nil
+}
+
+func (c *Client) node(ctx context.Context, rec contract.SlotRecord) (Node, error) {
+	s, id, _, err := contract.Open[contract.Slot](rec.Signed, contract.KindSlot, c.Grid())
+	if err != nil {
+		return Node{}, err
+	}
+	n := Node{Name: s.Name, Slot: id, Farm: s.Farm, Identity: s.Identity, Hint: s.Hint, Capacity: s.Capacity}
+	used, _, err := Get[contract.UsedRecord](ctx, c, contract.KeyUsed(id))
+	if err != nil {
+		return Node{}, err
+	}
+	n.Used = used.Capacity
+	bound, ok, err := Get[contract.BoundRecord](ctx, c, contract.KeyBound(id))
+	if err != nil || !ok {
+		return n, err
+	}
+	n.Bound, _, _, err = contract.Open[contract.Node](bound.Signed, contract.KindNode, c.Grid())
+	n.Epoch = bound.Epoch
+	return n, err
+}
+
+// FindNode resolves a node by its slot's name or at least 8 hex digits of its
+// slot's id.
+func (c *Client) FindNode(ctx context.Context, ref string) (Node, error) {
+	all, err := c.Nodes(ctx)
+	if err != nil {
+		return Node{}, err
+	}
+	ids := map[string]canon.Hash{}
+	for _, n := range all {
+		if other, twice := ids[n.Name]; twice && n.Name == ref {
+			return Node{}, problem.New("node-unknown", "slots %s and %s of two farms are both named %s", other.Short(), n.Slot.Short(), ref).
+				WithFix("write at least 8 digits of the id")
+		}
+		ids[n.Name] = n.Slot
+	}
+	id, err := find("node", ref, ids)
+	if err != nil {
+		return Node{}, err
+	}
+	for _, n := range all {
+		if n.Slot == id {
+			return n, nil
+		}
+	}
+	return Node{}, problem.New("node-unknown", "no node %s", ref)
+}

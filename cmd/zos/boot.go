@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/zero-os/zos/boot"
+	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/flist"
+	"github.com/zero-os/zos/grid"
+	"github.com/zero-os/zos/hub"
+	"github.com/zero-os/zos/problem"
+)
+
+func (a *app) bootCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "boot", Short: "Make what nodes boot"}
+	cmd.AddCommand(a.bootImageCommand())
+	return cmd
+}
+
+func (a *app) bootImageCommand() *cobra.Command {
+	var o imageOptions
+	cmd := &cobra.Command{
+		Use:   "image",
+		Short: "Build kernel, first stage, OS flist and the demo image",
+		Long: `Build what every grid's nodes boot: the kernel and the first stage, and the OS
+and the demo image as flists in a hub's layout. The same inputs give the same
+bytes, whoever builds them.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.bootImage(cmd.Context(), o) },
+	}
+	bin := "."
+	if exe, err := os.Executable(); err == nil {
+		bin = filepath.Dir(exe)
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.out, "out", filepath.Join(bin, "image"), "directory to build into")
+	f.StringVar(&o.bin, "bin", bin, "directory with the node's programs")
+	f.StringVar(&o.kernel, "kernel", filepath.Join(bin, "..", "build", "kernel"), "directory with the unpacked kernel package")
+	return cmd
+}
+
+type imageOptions struct{ out, bin, kernel string }
+
+// bootImage builds everything below out.
+func (a *app) bootImage(ctx context.Context, o imageOptions) error {
+	if _, err := boot.OpenKernel(o.kernel); err != nil {
+		return fmt.Errorf("%w; run: make deps", err)
+	}
+	program := func(name string) string { return filepath.Join(o.bin, name) }
+	// Objects are named by content, so what an older build left is only waste.
+	if err := os.RemoveAll(filepath.Join(o.out, grid.HubDir)); err != nil {
+		return err
+	}
+	image, err := boot.BuildImage(ctx, boot.ImageOptions{KernelDir: o.kernel, InitBinary: program("zos-init"), OutDir: o.out})
+	if err != nil {
+		return err
+	}
+	w, err := hub.OpenWriter(filepath.Join(o.out, grid.HubDir), hub.WriterOptions{})
+	if err != nil {
+		return err
+	}
+	system, hello, err := buildFlists(ctx, w, o.kernel, program)
+	if err = errors.Join(err, w.Close()); err != nil {
+		return err
+	}
+	for name, digest := range map[string]canon.Hash{grid.OSFile: system, grid.HelloFile: hello} {
+		if err := boot.WriteFile(filepath.Join(o.out, name), []byte(digest.String()+"\n"), 0o644); err != nil {
+			return err
+		}
+	}
+	rows := [][]string{
+		{"kernel", image.KernelDigest.Short(), mib(uint64(image.KernelSize))},
+		{"first stage", image.InitrdDigest.Short(), mib(uint64(image.InitrdSize))},
+		{"OS flist", system.Short(), ""},
+		{"demo image", hello.Short(), ""},
+	}
+	return a.table(map[string]any{"image": image, "os": system, "hello": hello}, []string{"PART", "DIGEST", "SIZE"}, rows)
+}
+
+// buildFlists publishes the OS and the demo image.
+func buildFlists(ctx context.Context, w *hub.Writer, kernel string, program func(string) string) (system, hello canon.Hash, err error) {
+	built, err := boot.BuildOS(ctx, boot.OSOptions{
+		ZosInit: program("zos-init"), Zosd: program("zosd"), ZosFault: program("zos-fault"), ZosShim: program("zos-shim"),
+		Runc: program("runc"), KernelDir: kernel, Sink: w,
+	})
+	if err != nil {
+		return system, hello, err
+	}
+	if system, err = w.PutFlist(ctx, built.Manifest); err != nil {
+		return system, hello, err
+	}
+	m, err := helloImage(ctx, w, program("hello"))
+	if err != nil {
+		return system, hello, err
+	}
+	hello, err = w.PutFlist(ctx, m)
+	return system, hello, err
+}
+
+// ballastSize is the size of the demo image's large file, which it never reads:
+// it shows that only what is read is fetched.
+const ballastSize = 32 << 20
+
+// helloImage is one static program beside a large file.
+func helloImage(ctx context.Context, sink flist.Sink, program string) (flist.Manifest, error) {
+	f, err := os.Open(program)
+	if err != nil {
+		return flist.Manifest{}, problem.New("image-missing", "read the demo program: %w", err).WithFix("run: make build")
+	}
+	defer f.Close()
+	t := flist.NewTree(sink, flist.Options{})
+	root := flist.Meta{Mode: 0o755}
+	if err := errors.Join(
+		t.AddDir("", root),
+		t.AddFile(ctx, "hello", flist.Meta{Mode: 0o755}, f),
+		t.AddFile(ctx, "ballast", flist.Meta{Mode: 0o644}, &ballast{left: ballastSize}),
+	); err != nil {
+		return flist.Manifest{}, err
+	}
+	_, m, _, err := t.Manifest()
+	m.Config = flist.Config{Entrypoint: []string{"/hello"}, WorkDir: "/"}
+	return m, err
+}
+
+// mib shows a size in bytes for people.
+func mib(n uint64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }

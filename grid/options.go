@@ -1,0 +1,61 @@
+package grid
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/zero-os/zos/contract"
+	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/qemu"
+)
+
+// Ways in which a grid's nodes keep their keys.
+const (
+	IdentityDisk = contract.IdentityDisk
+	IdentityTPM  = contract.IdentityTPM
+	IdentityNone = contract.IdentityNone
+)
+
+// MaxNodes bounds the machines of one grid on one host.
+const MaxNodes = 16
+
+// Options say what grid to start.
+type Options struct {
+	Dir      string // everything that the grid writes; made when absent
+	Image    string // directory that `zos boot image` made
+	Nodes    int    // machines, 1 to MaxNodes
+	Identity string
+	Firmware qemu.Firmware
+	Memory   int // MiB per machine; 0: what its identity needs
+	// Progress is told what goes on, one line at a time.
+	Progress func(format string, args ...any)
+	Log      *slog.Logger
+}
+
+func (o Options) validate() error {
+	switch {
+	case o.Nodes < 1 || o.Nodes > MaxNodes:
+		return problem.New("option-invalid", "%d nodes: a grid on one machine has 1 to %d", o.Nodes, MaxNodes)
+	case o.Identity != IdentityDisk && o.Identity != IdentityTPM && o.Identity != IdentityNone:
+		return problem.New("option-invalid", "identity %q", o.Identity).WithFix("write disk, tpm or none")
+	case o.Firmware != qemu.BIOS && o.Firmware != qemu.UEFI:
+		return problem.New("option-invalid", "firmware %q", o.Firmware).WithFix("write bios or uefi")
+	case o.Memory != 0 && o.Memory < 256:
+		return problem.New("option-invalid", "%d MiB of memory are too few for a node", o.Memory).WithFix("give it 512")
+	}
+	return nil
+}
+
+// slotOf is what the farm declares of node number i.
+func (o Options) slotOf(name string, i, memoryMB int) contract.Slot {
+	s := contract.Slot{Name: name, Hint: "mac:" + macOf(i), Disks: []string{}, Identity: o.Identity,
+		// The system itself keeps 192 MiB.
+		Capacity: contract.Capacity{CPU: 1000, Memory: uint64(memoryMB-192) << 20, Disk: 64 << 20}}
+	if o.Identity != IdentityNone {
+		s.Disks = []string{serialOf(name)}
+		s.Capacity.Disk = diskSize / 2
+	}
+	return s
+}
+
+func nodeName(i int) string { return fmt.Sprintf("node-%d", i) }

@@ -1,0 +1,168 @@
+package grid
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/zero-os/zos/boot"
+	"github.com/zero-os/zos/bus/server"
+	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/contract"
+	"github.com/zero-os/zos/hub"
+	"github.com/zero-os/zos/ledger"
+)
+
+// services are a grid's own: what `zos serve` runs one by one on a real grid.
+type services struct {
+	validator, witness *ledger.Node
+	bus                *server.Server
+	urls               URLs
+	ended              chan error // the first HTTP service that failed
+	wait               []chan struct{}
+	cancel             context.CancelFunc
+}
+
+// startServices starts everything that nodes dial.
+func startServices(ctx context.Context, d dir, genesis []byte, validatorSeed []byte, log *slog.Logger) (_ *services, err error) {
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s := &services{ended: make(chan error, 2), cancel: cancel}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.stop())
+		}
+	}()
+	const free = "127.0.0.1:0"
+	if s.validator, err = ledger.Start(ctx, ledger.Config{
+		Dir: d.ledger(), Genesis: genesis, ValidatorKey: validatorSeed, RPC: free, P2P: free, Logger: log,
+	}); err != nil {
+		return s, fmt.Errorf("start the ledger: %w", err)
+	}
+	// A second node that only follows is the light clients' witness.
+	if s.witness, err = ledger.Start(ctx, ledger.Config{
+		Dir: d.witness(), Genesis: genesis, RPC: free, P2P: free, PersistentPeers: []string{s.validator.P2PAddr()}, Logger: log,
+	}); err != nil {
+		return s, fmt.Errorf("start the ledger's witness: %w", err)
+	}
+	if s.bus, err = server.Serve(ctx, server.Config{Listen: free, Logger: log}); err != nil {
+		return s, fmt.Errorf("start the bus: %w", err)
+	}
+	hubURL, err := s.http(run, func(ctx context.Context, l net.Listener) error { return hub.Serve(ctx, l, d.hub(), log) })
+	if err != nil {
+		return s, fmt.Errorf("start the hub: %w", err)
+	}
+	bootURL, err := s.http(run, func(ctx context.Context, l net.Listener) error { return boot.Serve(ctx, l, d.boot(), log) })
+	if err != nil {
+		return s, fmt.Errorf("start the boot source: %w", err)
+	}
+	s.urls = URLs{Ledger: s.validator.URL(), Witness: s.witness.URL(), Hub: hubURL, Boot: bootURL, Bus: s.bus.URL()}
+	return s, nil
+}
+
+// http runs one HTTP service on a free port of the loopback interface.
+func (s *services) http(ctx context.Context, serve func(context.Context, net.Listener) error) (string, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	done := make(chan struct{})
+	s.wait = append(s.wait, done)
+	go func() {
+		defer close(done)
+		if err := serve(ctx, l); err != nil && !errors.Is(err, http.ErrServerClosed) && ctx.Err() == nil {
+			select {
+			case s.ended <- err:
+			default:
+			}
+		}
+	}()
+	return "http://" + l.Addr().String(), nil
+}
+
+// stop ends all services; the ledger last, so that what is on its way arrives.
+func (s *services) stop() error {
+	s.cancel()
+	for _, done := range s.wait {
+		<-done
+	}
+	var err error
+	if s.bus != nil {
+		err = errors.Join(err, s.bus.Stop())
+	}
+	for _, n := range []*ledger.Node{s.witness, s.validator} {
+		if n != nil {
+			err = errors.Join(err, n.Stop())
+		}
+	}
+	return err
+}
+
+// guest is a service's URL as a machine on QEMU's user network dials it.
+func guest(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return raw
+	}
+	u.Host = net.JoinHostPort("10.0.2.2", u.Port())
+	return u.String()
+}
+
+// validatorKey reads or makes the key of the grid's one validator.
+func (d dir) validatorKey() (ed25519.PrivateKey, error) {
+	path := d.key(keyValidator + ".seed")
+	seed, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		seed = make([]byte, ed25519.SeedSize)
+		_, _ = rand.Read(seed) // never fails, by its documentation
+		err = os.WriteFile(path, seed, 0o600)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the validator's key: %w", err)
+	}
+	if len(seed) != ed25519.SeedSize {
+		return nil, fmt.Errorf("the validator's key %s has %d bytes, want %d", path, len(seed), ed25519.SeedSize)
+	}
+	return ed25519.NewKeyFromSeed(seed), nil
+}
+
+// genesis reads or makes the grid's founding statement.
+func (d dir) genesis(validator ed25519.PrivateKey) ([]byte, error) {
+	path := filepath.Join(d.path, "genesis.cbor")
+	b, err := os.ReadFile(path)
+	if err == nil {
+		_, err = contract.DecodeGenesis(b)
+		return b, err
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read the genesis: %w", err)
+	}
+	g := contract.Genesis{
+		V: contract.Version, Kind: contract.KindGenesis, Name: "try", Created: uint64(time.Now().Unix()), Nonce: contract.NewNonce(),
+		Validators:       []contract.Validator{{Name: "validator-1", Key: validator.Public().(ed25519.PublicKey), Power: 10}},
+		ReleaseThreshold: releaseThreshold,
+	}
+	for _, name := range releaseKeys {
+		s, err := d.signer(name)
+		if err != nil {
+			return nil, err
+		}
+		g.ReleaseKeys = append(g.ReleaseKeys, s.Public())
+	}
+	if b, err = contract.EncodeGenesis(g); err != nil {
+		return nil, err
+	}
+	return b, boot.WriteFile(path, b, 0o600)
+}
+
+// gridID names a grid by its genesis.
+func gridID(genesis []byte) canon.Hash { return canon.Sum(genesis) }

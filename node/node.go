@@ -1,0 +1,342 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/zero-os/zos/boot"
+	"github.com/zero-os/zos/bus"
+	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/contract"
+	"github.com/zero-os/zos/farm"
+	"github.com/zero-os/zos/ledger/light"
+	"github.com/zero-os/zos/linux/firewall"
+	"github.com/zero-os/zos/linux/tpm"
+	"github.com/zero-os/zos/node/identity"
+	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/sign"
+	"github.com/zero-os/zos/spec/plan"
+	"github.com/zero-os/zos/store"
+	"github.com/zero-os/zos/store/fault"
+	"github.com/zero-os/zos/supervise"
+	"github.com/zero-os/zos/workload"
+	"github.com/zero-os/zos/workload/container"
+)
+
+// proveEvery is how often the ledger is asked what to run.
+const proveEvery = time.Second
+
+// Node is the running parts of a node.
+type Node struct {
+	at       situation
+	log      *slog.Logger
+	started  time.Time
+	keys     *identity.Identity
+	conn     *bus.Conn
+	store    *store.Store
+	fault    *fault.Client
+	kind     *container.Kind
+	reconc   *reconciler
+	receipts *receipts
+	prover   *prover
+
+	mu       sync.Mutex
+	epoch    uint64        // 0: not joined
+	ledger   *light.Client // nil: not opened yet
+	proven   bool          // what to run is known, from the ledger or the disk
+	floorOK  bool          // the ledger allows the release that runs
+	head     light.Head
+	cases    map[canon.Hash]evidence // what is believed, by contract
+	refused  []refusal
+	problems map[string]string // what is missing now, by part
+}
+
+// Run is the whole node until ctx ends. It returns earlier only if the node
+// can't be composed at all; everything later is retried for ever.
+func Run(ctx context.Context, log *slog.Logger) error {
+	at, err := readSituation()
+	if err != nil {
+		return fmt.Errorf("read what the first stage left: %w", err)
+	}
+	n := &Node{at: at, log: log, started: time.Now(), cases: map[canon.Hash]evidence{}, problems: map[string]string{}}
+	for _, step := range []struct {
+		what string
+		do   func() error
+	}{
+		{"load the firewall's modules", func() error { return loadModules(at.Kernel.Version, firewall.Modules()...) }},
+		{"raise the firewall", func() error { return firewall.Host{}.Apply() }},
+		{"open the node's keys", n.openKeys},
+		{"open the store", n.openStore},
+		{"prepare containers", n.openKinds},
+		{"dial the bus", n.openBus},
+	} {
+		began := time.Now()
+		if err := step.do(); err != nil {
+			return errors.Join(fmt.Errorf("%s: %w", step.what, err), n.close())
+		}
+		log.Info(step.what, "took", time.Since(began).Round(time.Millisecond))
+	}
+	defer func() {
+		if err := n.close(); err != nil {
+			log.Warn("end the node", "error", err)
+		}
+	}()
+	return n.supervise(ctx)
+}
+
+func (n *Node) openKeys() error {
+	cfg := identity.Config{Mode: n.at.slot.Identity, Grid: n.at.grid.ID, Slot: n.at.Slot, RunDir: runKeys}
+	if n.at.Disk.Kind == boot.DiskReal {
+		cfg.Dir = dataKeys
+	}
+	if n.at.TPM != "" && cfg.Mode == contract.IdentityTPM {
+		t, err := tpm.Open(n.at.TPM)
+		if err != nil {
+			return err
+		}
+		defer t.Close()
+		cfg.TPM, cfg.TPMIndex, cfg.TPMEmpty = t, tpm.IndexIdentity, tpm.ErrEmpty
+	}
+	var err error
+	n.keys, err = identity.Open(cfg)
+	return err
+}
+
+func (n *Node) openStore() (err error) {
+	n.fault = fault.NewClient(faultSocket)
+	n.store, err = store.Open(boot.DataDir, store.Options{RequireVerity: true, Logger: n.log})
+	return err
+}
+
+func (n *Node) openKinds() (err error) {
+	n.kind, err = container.New(container.Config{
+		Data: dataWorkloads, InMemory: n.at.Disk.Kind == boot.DiskZram,
+		Rootfs: rootfs{n.store, n.fault}, Log: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.receipts = newReceipts(n.at.grid.ID, n.at.Slot, n.keys.Signer, n.log)
+	n.reconc = newReconciler(map[string]workload.Kind{plan.KindContainer: n.kind}, n.receipts.report, n.log)
+	n.prover = &prover{grid: n.at.grid.ID, farm: n.at.grid.Archive.Farm, slot: n.at.signed, slotID: n.at.Slot, log: n.log}
+	if n.at.Disk.Kind == boot.DiskReal {
+		n.prover.dir = boot.DataDir
+	}
+	return nil
+}
+
+func (n *Node) openBus() (err error) {
+	n.conn, err = bus.Connect(bus.ConnConfig{URLs: n.at.grid.Buses, Role: bus.AsNode(n.at.Slot), Logger: n.log})
+	return err
+}
+
+func (n *Node) close() error {
+	var err error
+	if n.conn != nil {
+		n.conn.Close()
+	}
+	if n.store != nil {
+		err = n.store.Close()
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ledger != nil {
+		err = errors.Join(err, n.ledger.Close())
+	}
+	return err
+}
+
+// supervise runs the parts, each restarted for as long as it fails.
+func (n *Node) supervise(ctx context.Context) error {
+	// A disk remembers what was proven: that runs again even without a ledger.
+	if set, ok := n.prover.restore(); ok {
+		n.believe(n.prover.last.Cases, nil)
+		n.reconc.setDesired(set)
+	}
+	tree := supervise.Start(ctx, func(ctx context.Context) error {
+		for name, part := range map[string]supervise.Runnable{
+			"reconciler": n.reconc.run,
+			"membership": n.member,
+			"ledger":     n.follow,
+		} {
+			if err := supervise.Run(ctx, name, part); err != nil {
+				return err
+			}
+		}
+		supervise.Signal(ctx, supervise.Healthy)
+		<-ctx.Done()
+		return ctx.Err()
+	}, supervise.DefaultBackoff, func(s supervise.State) {
+		if s.Err != nil && ctx.Err() == nil {
+			n.log.Warn("a part of the node ended", "part", s.Name, "phase", s.Phase, "restarts", s.Restarts, "error", s.Err)
+		}
+	})
+	<-ctx.Done()
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+	defer cancel()
+	return tree.Stop(end)
+}
+
+// endTimeout bounds how long the parts may take to end; process 1 waits 20 s.
+const endTimeout = 15 * time.Second
+
+// member joins the slot and then answers on the bus, until the bus or ctx ends.
+func (n *Node) member(ctx context.Context) error {
+	supervise.Signal(ctx, supervise.Healthy)
+	epoch, err := farm.Ask(ctx, farm.AskConfig{
+		Conn: n.conn, Grid: n.at.grid.ID, Farm: n.at.grid.FarmID, FarmKey: sign.PublicKey(n.at.grid.Farm.Key),
+		Slot: n.at.Slot, Signer: n.keys.Signer, SealingKey: n.keys.Sealing.Public(), BootNonce: n.keys.BootNonce,
+		Hints: identity.Hints("/sys"), Logger: n.log,
+		On: func(a farm.Answer) {
+			n.log.Info("the farm's agent answers", "outcome", a.Outcome, "epoch", a.Epoch, "retry", a.Retry, "message", a.Message)
+			n.problem("membership", a.Code)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	n.log.Info("joined the slot", "slot", n.at.slot.Name, "epoch", epoch)
+	n.problem("membership", "")
+	n.mu.Lock()
+	n.epoch = epoch
+	n.mu.Unlock()
+	n.receipts.joined(epoch)
+	return n.serve(ctx, epoch)
+}
+
+// follow reads the ledger: what to run, and where receipts go.
+func (n *Node) follow(ctx context.Context) error {
+	supervise.Signal(ctx, supervise.Healthy)
+	l, err := n.openLedger(ctx)
+	if err != nil {
+		n.problem("ledger", problem.Code(err))
+		return err
+	}
+	if err := supervise.Run(ctx, "receipts", func(ctx context.Context) error { return n.receipts.run(ctx, l) }); err != nil {
+		return err
+	}
+	tick := time.NewTicker(proveEvery)
+	defer tick.Stop()
+	for {
+		if err := n.prove(ctx, l); err != nil && ctx.Err() == nil {
+			// What was proven goes on running; nothing new starts, since nothing
+			// new is known.
+			n.problem("ledger", problem.Code(err))
+			n.log.Warn("read the ledger", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+func (n *Node) openLedger(ctx context.Context) (*light.Client, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ledger != nil {
+		return n.ledger, nil
+	}
+	urls := n.at.grid.Ledgers
+	if len(urls) < 2 {
+		return nil, problem.New("ledger-unreachable", "the grid's archive names %d ledger addresses, a primary and a witness are needed", len(urls))
+	}
+	l, err := light.Open(ctx, light.Config{
+		Genesis: n.at.grid.Genesis, Trust: n.at.release.Checkpoint, Primary: urls[0], Witnesses: urls[1:], Logger: n.log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the ledger: %w", err)
+	}
+	n.ledger = l
+	return l, nil
+}
+
+// prove reads once what this slot must run, and hands it to the reconciler.
+func (n *Node) prove(ctx context.Context, l *light.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if err := n.checkFloor(ctx, l); err != nil {
+		return err
+	}
+	set, refused, changed, err := n.prover.read(ctx, l)
+	if err != nil {
+		return err
+	}
+	head, _ := l.Trusted()
+	n.mu.Lock()
+	n.head = head
+	n.mu.Unlock()
+	n.problem("ledger", "")
+	if !changed {
+		return nil
+	}
+	n.believe(n.prover.last.Cases, refused)
+	n.reconc.setDesired(set)
+	for _, r := range refused {
+		n.tellRefused(r)
+	}
+	return nil
+}
+
+// checkFloor refuses to run anything on a release that the ledger has outdated.
+// It is asked until it has passed once: before the first workload.
+func (n *Node) checkFloor(ctx context.Context, l ledger) error {
+	n.mu.Lock()
+	passed := n.floorOK
+	n.mu.Unlock()
+	if passed {
+		return nil
+	}
+	rec, found, err := get[contract.ReleaseRecord](ctx, l, contract.KeyReleaseFloor)
+	if err != nil {
+		return err
+	}
+	if found && rec.Sequence > n.at.release.Sequence {
+		if err := boot.RaiseFloor(boot.DataDir, rec.Sequence); err != nil {
+			n.log.Warn("keep the release floor", "error", err)
+		}
+		return problem.New("release-below-floor", "this node runs release %d, the ledger demands %d", n.at.release.Sequence, rec.Sequence).
+			WithFix("publish release %d on the hub, the node boots it after a restart", rec.Sequence)
+	}
+	n.mu.Lock()
+	n.floorOK = true
+	n.mu.Unlock()
+	return nil
+}
+
+// believe remembers which contracts are proven, for rights and for people.
+func (n *Node) believe(cases []evidence, refused []refusal) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.proven = true
+	n.cases = make(map[canon.Hash]evidence, len(cases))
+	for _, e := range cases {
+		n.cases[e.Entry.Contract] = e
+	}
+	n.refused = refused
+}
+
+// tellRefused writes receipts that say why a contract's workloads don't run.
+func (n *Node) tellRefused(r refusal) {
+	for _, name := range r.workloads {
+		n.receipts.report(workload.ID{Contract: r.contract, Name: name}, "", workload.Status{
+			State: contract.StateFailed, Version: r.version, Reason: problem.Code(r.err), Detail: r.err.Error(),
+		})
+	}
+}
+
+// problem notes what is missing in one part; "" clears it.
+func (n *Node) problem(part, code string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if code == "" {
+		delete(n.problems, part)
+		return
+	}
+	n.problems[part] = code
+}

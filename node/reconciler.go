@@ -1,0 +1,291 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/contract"
+	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/workload"
+)
+
+// Pace of the reconciler: it looks at the kernel this often, and tries a failed
+// workload again after minBackoff, doubling up to maxBackoff.
+const (
+	observeEvery = 2 * time.Second
+	minBackoff   = time.Second
+	maxBackoff   = 30 * time.Second
+)
+
+// Report is called with every change of a workload's status, including the last
+// one, contract.StateGone, after it was removed. It must not block.
+type Report func(id workload.ID, kind string, s workload.Status)
+
+// reconciler makes what runs equal to what is desired: observe, diff, act. Its
+// only memory is what it tried last; everything else is asked of the kinds.
+type reconciler struct {
+	kinds  map[string]workload.Kind
+	report Report
+	log    *slog.Logger
+
+	mu sync.Mutex
+	// desired is nil until a set was proven: then nothing is started or removed.
+	desired map[workload.ID]workload.Desired
+	tasks   map[workload.ID]*task
+	kick    chan struct{}
+}
+
+// task is what the reconciler remembers of one workload.
+type task struct {
+	kind     string
+	busy     bool
+	cancel   context.CancelFunc // ends the verb in flight
+	removing bool               // the verb in flight is Remove
+	version  uint64             // that the last verb was for
+	failures int
+	next     time.Time
+	err      error // of the last verb
+	reported workload.Status
+}
+
+func newReconciler(kinds map[string]workload.Kind, report Report, log *slog.Logger) *reconciler {
+	return &reconciler{kinds: kinds, report: report, log: log, tasks: map[workload.ID]*task{}, kick: make(chan struct{}, 1)}
+}
+
+// setDesired replaces the proven set.
+func (r *reconciler) setDesired(set []workload.Desired) {
+	m := make(map[workload.ID]workload.Desired, len(set))
+	for _, d := range set {
+		m[d.ID] = d
+	}
+	r.mu.Lock()
+	r.desired = m
+	r.mu.Unlock()
+	r.wake()
+}
+
+func (r *reconciler) wake() {
+	select {
+	case r.kick <- struct{}{}:
+	default:
+	}
+}
+
+// run reconciles until ctx ends, then waits for the verbs in flight.
+func (r *reconciler) run(ctx context.Context) error {
+	var verbs sync.WaitGroup
+	defer verbs.Wait()
+	tick := time.NewTicker(observeEvery)
+	defer tick.Stop()
+	for {
+		r.step(ctx, &verbs)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		case <-r.kick:
+		}
+	}
+}
+
+// step is one round: observe every kind, then act where it differs.
+func (r *reconciler) step(ctx context.Context, verbs *sync.WaitGroup) {
+	type seen struct {
+		kind   string
+		status workload.Status
+	}
+	observed := map[workload.ID]seen{}
+	blind := map[string]bool{}
+	for name, kind := range r.kinds {
+		statuses, err := kind.Observe(ctx)
+		if err != nil {
+			// Without sight of a kind nothing of it may be judged as absent.
+			r.log.Warn("observe workloads", "kind", name, "error", err)
+			blind[name] = true
+			continue
+		}
+		for id, s := range statuses {
+			observed[id] = seen{name, s}
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.desired == nil {
+		return
+	}
+	now := time.Now()
+	for id, d := range r.desired {
+		t := r.task(id, d.Plan.Kind)
+		if blind[d.Plan.Kind] {
+			continue
+		}
+		o, exists := observed[id]
+		if t.busy {
+			if t.removing || t.version != d.Version {
+				t.cancel() // it was for something that is no longer wanted
+			}
+		} else if !exists || o.status.Version != d.Version || o.status.State == contract.StateFailed || o.status.State == contract.StatePending {
+			if t.version != d.Version {
+				t.failures, t.next, t.err = 0, time.Time{}, nil
+			}
+			if !now.Before(t.next) {
+				r.start(ctx, verbs, id, t, d.Version, false, func(ctx context.Context, k workload.Kind) error { return k.Ensure(ctx, d) })
+			}
+		} else {
+			t.failures, t.err = 0, nil
+		}
+		r.tell(id, t, statusOf(d, t, exists, o.status))
+	}
+	for id, o := range observed {
+		if _, wanted := r.desired[id]; wanted {
+			continue
+		}
+		t := r.task(id, o.kind)
+		if t.busy && !t.removing {
+			t.cancel()
+		} else if !t.busy && !now.Before(t.next) {
+			r.start(ctx, verbs, id, t, 0, true, func(ctx context.Context, k workload.Kind) error { return k.Remove(ctx, id) })
+		}
+	}
+	for id, t := range r.tasks {
+		_, wanted := r.desired[id]
+		_, exists := observed[id]
+		if wanted || exists || t.busy || blind[t.kind] {
+			continue
+		}
+		r.tell(id, t, workload.Status{State: contract.StateGone, Version: t.reported.Version})
+		delete(r.tasks, id)
+	}
+}
+
+// task finds or makes the memory of one workload.
+func (r *reconciler) task(id workload.ID, kind string) *task {
+	t := r.tasks[id]
+	if t == nil {
+		t = &task{kind: kind}
+		r.tasks[id] = t
+	}
+	return t
+}
+
+// start runs one verb in its own goroutine; the caller holds the lock.
+func (r *reconciler) start(ctx context.Context, verbs *sync.WaitGroup, id workload.ID, t *task, version uint64, removing bool, verb func(context.Context, workload.Kind) error) {
+	kind, known := r.kinds[t.kind]
+	if !known {
+		t.version = version
+		r.failed(t, problem.New("kind-unknown", "this node's OS release can't run workloads of kind %q", t.kind))
+		return
+	}
+	vctx, cancel := context.WithCancel(ctx)
+	t.busy, t.cancel, t.removing, t.version = true, cancel, removing, version
+	verbs.Go(func() {
+		defer cancel()
+		err := protect(func() error { return verb(vctx, kind) })
+		r.mu.Lock()
+		t.busy = false
+		switch {
+		case err == nil:
+			t.failures, t.err, t.next = 0, nil, time.Time{}
+			if !removing {
+				// Ensure succeeded, so the next look shows it running; if not, don't spin.
+				t.next = time.Now().Add(minBackoff)
+			}
+		case vctx.Err() != nil && ctx.Err() == nil:
+			t.next = time.Time{} // cancelled for a newer wish
+		default:
+			r.failed(t, err)
+			r.log.Warn("reconcile workload", "workload", id.Name, "contract", id.Contract.Short(), "remove", removing, "failures", t.failures, "error", err)
+		}
+		r.mu.Unlock()
+		r.wake()
+	})
+}
+
+func (r *reconciler) failed(t *task, err error) {
+	t.err = err
+	backoff := maxBackoff
+	if t.failures < 5 {
+		backoff = minBackoff << t.failures
+	}
+	t.failures++
+	t.next = time.Now().Add(backoff)
+}
+
+// protect turns a panic of a workload kind into its error: one kind's defect
+// must not take down the node.
+func protect(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return f()
+}
+
+// statusOf is what people are told of a desired workload.
+func statusOf(d workload.Desired, t *task, exists bool, seen workload.Status) workload.Status {
+	if exists && seen.Version == d.Version && t.err == nil {
+		return seen
+	}
+	s := workload.Status{State: contract.StatePending, Version: d.Version}
+	if t.err != nil {
+		s.State, s.Reason, s.Detail = contract.StateFailed, problem.Code(t.err), t.err.Error()
+		if s.Reason == "" {
+			s.Reason = "start-failed"
+		}
+	}
+	return s
+}
+
+// tell reports a status when it differs from the last one reported.
+func (r *reconciler) tell(id workload.ID, t *task, s workload.Status) {
+	if s == t.reported {
+		return
+	}
+	t.reported = s
+	r.report(id, t.kind, s)
+}
+
+// told is a desired workload and what was last reported of it.
+type told struct {
+	workload.Desired
+	status workload.Status
+}
+
+// of lists the desired workloads of one contract by name.
+func (r *reconciler) of(id canon.Hash) []told {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []told
+	for wid, d := range r.desired {
+		if wid.Contract != id {
+			continue
+		}
+		w := told{Desired: d}
+		if t := r.tasks[wid]; t != nil {
+			w.status = t.reported
+		}
+		out = append(out, w)
+	}
+	slices.SortFunc(out, func(a, b told) int { return strings.Compare(a.ID.Name, b.ID.Name) })
+	return out
+}
+
+// running counts the workloads that run.
+func (r *reconciler) running() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := uint64(0)
+	for _, t := range r.tasks {
+		if t.reported.State == contract.StateRunning {
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,220 @@
+package node
+
+import (
+	"context"
+	"slices"
+	"sort"
+	"time"
+
+	"github.com/zero-os/zos/bus"
+	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/contract"
+	"github.com/zero-os/zos/node/protocol"
+	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/sign"
+	"github.com/zero-os/zos/spec/plan"
+	"github.com/zero-os/zos/workload"
+	"github.com/zero-os/zos/workload/logs"
+)
+
+// logBatch is how many records travel in one chunk at most; with lines of
+// logs.MaxRecord they stay below bus.MaxChunk.
+const logBatch = 12
+
+// serve answers people on the bus until ctx ends.
+func (n *Node) serve(ctx context.Context, epoch uint64) error {
+	b, err := bus.NewNode(bus.NodeConfig{
+		Conn: n.conn, Grid: n.at.grid.ID, Slot: n.at.Slot, Epoch: epoch, BootNonce: n.keys.BootNonce,
+		Signer: n.keys.Signer, Sealing: n.keys.Sealing, Release: n.at.release.Sequence,
+		Facts: n.facts, Status: n.status, Logger: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	b.HandleCall(bus.MethodStatus, answer(n.contractStatus))
+	b.HandleCall(bus.MethodNode, answer(n.nodeStatus))
+	b.HandleCall(bus.MethodResources, answer(func(context.Context, bus.Query) (protocol.Resources, error) { return resources() }))
+	b.HandleStream(bus.MethodLogs, n.logs)
+	return b.Run(ctx)
+}
+
+// answer encodes what a handler returns.
+func answer[T any](f func(context.Context, bus.Query) (T, error)) bus.CallHandler {
+	return func(ctx context.Context, q bus.Query) ([]byte, error) {
+		v, err := f(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		return canon.Marshal(v)
+	}
+}
+
+// facts is what this node has proven about a contract at this moment.
+func (n *Node) facts(_ context.Context, id canon.Hash) (bus.Facts, error) {
+	f := bus.Facts{FarmKey: sign.PublicKey(n.at.grid.Farm.Key)}
+	n.mu.Lock()
+	e, ok := n.cases[id]
+	n.mu.Unlock()
+	if !ok {
+		return f, nil
+	}
+	f.Contract = true
+	for _, m := range e.Members {
+		// Judge has verified these; Open cannot fail for a believed case.
+		a, _, _, err := contract.Open[contract.Account](m, contract.KindAccount, n.at.grid.ID)
+		if err != nil {
+			return bus.Facts{}, err
+		}
+		f.Members = append(f.Members, sign.PublicKey(a.Key))
+	}
+	return f, nil
+}
+
+// status is what the heartbeat tells everyone.
+func (n *Node) status() bus.Status {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := bus.Status{Ready: n.epoch > 0 && n.proven, Running: n.reconc.running(), Head: n.head.Height}
+	for _, code := range n.problems {
+		s.Problems = append(s.Problems, code)
+	}
+	sort.Strings(s.Problems)
+	s.Problems = slices.Compact(s.Problems)
+	s.Problems = s.Problems[:min(len(s.Problems), bus.MaxProblems)]
+	return s
+}
+
+// contractStatus tells how the workloads of one contract are, and how much of
+// their files is here.
+func (n *Node) contractStatus(ctx context.Context, q bus.Query) (protocol.ContractStatus, error) {
+	out := protocol.ContractStatus{Workloads: []protocol.WorkloadStatus{}}
+	for _, w := range n.reconc.of(q.Contract) {
+		s := protocol.WorkloadStatus{
+			Name: w.ID.Name, Version: w.Version, State: w.status.State, Reason: w.status.Reason, Detail: w.status.Detail,
+			ExitCode: int64(w.status.ExitCode), Verity: w.status.Verity,
+		}
+		var c plan.Container
+		if w.Plan.Kind == plan.KindContainer && canon.Unmarshal(w.Plan.Config, &c) == nil {
+			local, cancel := context.WithTimeout(ctx, localTimeout)
+			if f, err := n.fault.Status(local, c.Flist); err == nil {
+				s.Fetched, s.Total = f.Progress.Bytes, f.Progress.TotalBytes
+			}
+			cancel()
+		}
+		out.Workloads = append(out.Workloads, s)
+	}
+	return out, nil
+}
+
+// nodeStatus tells the farm how its node is.
+func (n *Node) nodeStatus(context.Context, bus.Query) (protocol.NodeStatus, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := protocol.NodeStatus{
+		Slot: n.at.Slot, Epoch: n.epoch, Release: n.at.release.Sequence, OS: n.at.release.OS,
+		Head: n.head.Height, HeadTime: uint64(max(0, n.head.Time.Unix())), Boot: n.keys.BootNonce[:],
+		Uptime: uint64(time.Since(n.started).Seconds()), Store: n.at.Disk.Kind, Verity: true,
+		Problems: append([]string{}, n.at.Degraded...),
+	}
+	for part, code := range n.problems {
+		s.Problems = append(s.Problems, part+": "+code)
+	}
+	sort.Strings(s.Problems)
+	for _, step := range n.at.Steps {
+		s.Steps = append(s.Steps, protocol.Step{Name: step.Name, Milliseconds: step.Millis})
+	}
+	for id := range n.cases {
+		s.Contracts = append(s.Contracts, id)
+	}
+	slices.SortFunc(s.Contracts, func(a, b canon.Hash) int { return slices.Compare(a[:], b[:]) })
+	for _, r := range n.refused {
+		s.Refused = append(s.Refused, protocol.Refusal{Contract: r.contract, Code: problem.Code(r.err), Message: oneLine(r.err.Error())})
+	}
+	s.Memory = memory()
+	return s, nil
+}
+
+// logs sends a workload's log, record by record, and follows it if asked to.
+func (n *Node) logs(ctx context.Context, q bus.Query, send func([]byte) error) error {
+	var params protocol.LogsParams
+	if err := canon.Unmarshal(q.Params, &params); err != nil {
+		return problem.New("request-invalid", "read the parameters of logs: %w", err)
+	}
+	// The path is made of a proven contract's id and a name in its plan, never
+	// of what a request says.
+	id := workload.ID{Contract: q.Contract, Name: params.Workload}
+	if !slices.ContainsFunc(n.reconc.of(q.Contract), func(w told) bool { return w.ID == id }) {
+		return problem.New("workload-unknown", "contract %s has no workload %q on this node", q.Contract.Short(), params.Workload)
+	}
+	reader := logs.NewReader(n.kind.LogDir(id))
+	next := params.After + 1
+	if params.Tail > 0 {
+		var err error
+		if next, err = tail(reader, next, params.Tail); err != nil {
+			return err
+		}
+	}
+	for {
+		records, after, err := reader.Read(next, logBatch)
+		if err != nil {
+			return err
+		}
+		if len(records) > 0 {
+			if err := sendRecords(records, send); err != nil {
+				return err
+			}
+			next = after
+			continue
+		}
+		if !params.Follow {
+			return nil
+		}
+		for r, err := range reader.Follow(ctx, next) {
+			if err != nil {
+				return err
+			}
+			if err := sendRecords([]logs.Record{r}, send); err != nil {
+				return err
+			}
+		}
+		return ctx.Err()
+	}
+}
+
+// tail finds the sequence number from which n records are left.
+func tail(reader *logs.Reader, from, n uint64) (uint64, error) {
+	last := make([]uint64, 0, n)
+	for {
+		records, next, err := reader.Read(from, 1024)
+		if err != nil {
+			return 0, err
+		}
+		for _, r := range records {
+			if last = append(last, r.Seq); uint64(len(last)) > n {
+				last = last[1:]
+			}
+		}
+		if len(records) == 0 {
+			break
+		}
+		from = next
+	}
+	if len(last) == 0 {
+		return from, nil
+	}
+	return last[0], nil
+}
+
+func sendRecords(records []logs.Record, send func([]byte) error) error {
+	chunk := protocol.LogChunk{Records: make([]protocol.LogRecord, 0, len(records))}
+	for _, r := range records {
+		chunk.Records = append(chunk.Records, protocol.LogRecord{
+			Sequence: r.Seq, Time: r.Time.UnixNano(), Stream: r.Stream.String(), Data: r.Data, Partial: r.Partial,
+		})
+	}
+	b, err := canon.Marshal(chunk)
+	if err != nil {
+		return err
+	}
+	return send(b)
+}

@@ -1,0 +1,263 @@
+package spec
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"sort"
+	"strconv"
+	"strings"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/santhosh-tekuri/jsonschema/v6/kind"
+)
+
+// Parse reads and validates a spec. Its error is an *Error with every mistake.
+func Parse(file string, data []byte) (*Deployment, error) {
+	s := readSource(file, data)
+	if err := s.err(); err != nil {
+		return nil, err
+	}
+	schema, err := compileSchema()
+	if err != nil {
+		return nil, err
+	}
+	if err := schema.Validate(s.value); err != nil {
+		var v *jsonschema.ValidationError
+		if !errors.As(err, &v) {
+			return nil, fmt.Errorf("validate %s: %w", file, err)
+		}
+		s.explain(v)
+		return nil, s.err()
+	}
+	d := s.deployment()
+	if err := s.err(); err != nil {
+		return nil, err
+	}
+	d.source = s
+	return d, nil
+}
+
+func compileSchema() (*jsonschema.Schema, error) {
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(Schema))
+	if err != nil {
+		return nil, fmt.Errorf("read the spec's schema: %w", err)
+	}
+	const name = "zos-v1.json"
+	c := jsonschema.NewCompiler()
+	if err := c.AddResource(name, doc); err != nil {
+		return nil, fmt.Errorf("load the spec's schema: %w", err)
+	}
+	schema, err := c.Compile(name)
+	if err != nil {
+		return nil, fmt.Errorf("compile the spec's schema: %w", err)
+	}
+	return schema, nil
+}
+
+// explain turns the schema's findings into mistakes that people understand.
+func (s *source) explain(v *jsonschema.ValidationError) {
+	if len(v.Causes) > 0 {
+		for _, c := range v.Causes {
+			s.explain(c)
+		}
+		return
+	}
+	pointer := pointerOf(v.InstanceLocation)
+	field := "the deployment"
+	if n := len(v.InstanceLocation); n > 0 {
+		field = v.InstanceLocation[n-1]
+	}
+	where := s.placeOf(pointer)
+	switch k := v.ErrorKind.(type) {
+	case *kind.AdditionalProperties:
+		for _, name := range k.Properties {
+			known := propertiesOf(v.SchemaURL)
+			fix := "known here: " + strings.Join(known, ", ")
+			if near := Nearest(name, known); len(near) > 0 {
+				fix = fmt.Sprintf("did you mean %q?", near[0])
+			}
+			s.add(s.keyPlaces[pointer+"/"+escapePointer(name)], fmt.Sprintf("unknown key %q", name), fix)
+		}
+	case *kind.Required:
+		for _, name := range k.Missing {
+			s.add(where, fmt.Sprintf("%q is missing", name), fmt.Sprintf("add a line %s: …", name))
+		}
+	case *kind.Enum:
+		want := make([]string, len(k.Want))
+		for i, w := range k.Want {
+			want[i] = fmt.Sprint(w)
+		}
+		fix := "write one of: " + strings.Join(want, ", ")
+		if near := Nearest(fmt.Sprint(k.Got), want); len(near) > 0 {
+			fix = fmt.Sprintf("did you mean %q?", near[0])
+		}
+		s.add(where, fmt.Sprintf("%s can't be %q", field, fmt.Sprint(k.Got)), fix)
+	case *kind.Const:
+		s.add(where, fmt.Sprintf("%s is %q, this program reads %q", field, fmt.Sprint(k.Got), fmt.Sprint(k.Want)), fmt.Sprintf("write %s: %v", field, k.Want))
+	case *kind.Pattern:
+		message, fix := explainPattern(field, k.Got)
+		s.add(where, message, fix)
+	case *kind.Type:
+		s.add(where, fmt.Sprintf("%s is a %s, not a %s", field, k.Got, strings.Join(k.Want, " or ")), explainType(field, k))
+	case *kind.PropertyNames:
+		s.add(where, fmt.Sprintf("%q is no name for an environment variable", k.Property), "use letters, digits and _")
+	default:
+		raw, err := json.Marshal(v.DetailedOutput().Error)
+		if err != nil {
+			raw = []byte(`"not allowed here"`)
+		}
+		s.add(where, fmt.Sprintf("%s: %s", field, strings.Trim(string(raw), `"`)), "")
+	}
+}
+
+// propertiesOf lists the keys known at a place of the schema.
+func propertiesOf(schemaURL string) []string {
+	var doc map[string]any
+	if json.Unmarshal(Schema, &doc) != nil {
+		return nil
+	}
+	_, fragment, _ := strings.Cut(schemaURL, "#")
+	node := any(doc)
+	for _, token := range strings.Split(strings.Trim(fragment, "/"), "/") {
+		m, ok := node.(map[string]any)
+		if token == "" || !ok {
+			break
+		}
+		node = m[token]
+	}
+	m, _ := node.(map[string]any)
+	props, _ := m["properties"].(map[string]any)
+	names := make([]string, 0, len(props))
+	for n := range props {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	return names
+}
+
+func explainPattern(field, got string) (message, fix string) {
+	switch field {
+	case "memory", "disk":
+		return fmt.Sprintf("%s %q is no size", field, got), suggestQuantity(got)
+	case "image":
+		return fmt.Sprintf("%q names no image", got), "write publisher/name:tag or the 64 hex digits of a flist"
+	case "user":
+		return fmt.Sprintf("user %q is not numeric", got), `write "1000" or "1000:1000"`
+	case "workdir":
+		return fmt.Sprintf("workdir %q is not an absolute path", got), "start it with /"
+	default:
+		return fmt.Sprintf("%q can't be a %s", got, field), "use 1 to 63 of a-z, 0-9 and -"
+	}
+}
+
+// suggestQuantity guesses what a size in another unit was meant to be.
+func suggestQuantity(got string) string {
+	digits := strings.TrimRight(got, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
+	if _, err := strconv.ParseUint(digits, 10, 32); err == nil && digits != "" {
+		if unit := strings.ToUpper(strings.TrimSpace(got[len(digits):])); unit != "" && strings.ContainsAny(unit[:1], "KMGT") {
+			return fmt.Sprintf("did you mean %q?", digits+unit[:1]+"iB")
+		}
+	}
+	return "write a whole number with KiB, MiB, GiB or TiB, like 64MiB"
+}
+
+func explainType(field string, k *kind.Type) string {
+	switch {
+	case field == "memory" || field == "disk":
+		return "write a whole number with KiB, MiB, GiB or TiB, like 64MiB"
+	case len(k.Want) == 1 && k.Want[0] == "string":
+		return "put the value in quotes"
+	}
+	return ""
+}
+
+// deployment reads a value that the schema accepted, and checks what a schema
+// can't say.
+func (s *source) deployment() *Deployment {
+	root := s.value.(map[string]any)
+	d := &Deployment{Name: text(root["name"]), Group: text(root["group"])}
+	first := map[string]int{}
+	for i, item := range root["workloads"].([]any) {
+		w := s.workload(item.(map[string]any), fmt.Sprintf("/workloads/%d", i))
+		if j, twice := first[w.Name]; twice {
+			s.add(s.placeOf(fmt.Sprintf("/workloads/%d/name", i)),
+				fmt.Sprintf("the name %q is taken by the workload in line %d", w.Name, s.placeOf(fmt.Sprintf("/workloads/%d/name", j)).line),
+				"give each workload a name of its own")
+		}
+		first[w.Name] = i
+		d.Workloads = append(d.Workloads, w)
+	}
+	return d
+}
+
+func (s *source) workload(m map[string]any, pointer string) Workload {
+	w := Workload{
+		Name: text(m["name"]), Kind: text(m["kind"]), Image: text(m["image"]), Node: text(m["node"]),
+		WorkDir: text(m["workdir"]), User: text(m["user"]), Restart: text(m["restart"]),
+		CPU: DefaultCPU, Memory: DefaultMemory, Disk: DefaultDisk, PIDs: DefaultPIDs,
+	}
+	if w.Restart == "" {
+		w.Restart = DefaultRestart
+	}
+	w.Setuid, _ = m["setuid"].(bool)
+	if list, ok := m["command"].([]any); ok {
+		for _, a := range list {
+			w.Command = append(w.Command, text(a))
+		}
+	}
+	if env, ok := m["env"].(map[string]any); ok {
+		w.Env = make(map[string]string, len(env))
+		for k, v := range env {
+			w.Env[k] = text(v)
+		}
+	}
+	res, _ := m["resources"].(map[string]any)
+	if v, ok := res["cpu"]; ok {
+		milli := number(v) * 1000
+		w.CPU = uint64(math.Round(milli))
+		if math.Abs(milli-math.Round(milli)) > 1e-6 {
+			s.add(s.placeOf(pointer+"/resources/cpu"), "cpu has more than three decimals", "round it to thousandths of a core")
+		}
+	}
+	if v, ok := res["memory"]; ok {
+		w.Memory = quantity(text(v))
+	}
+	if v, ok := res["disk"]; ok {
+		w.Disk = quantity(text(v))
+	}
+	if v, ok := res["pids"]; ok {
+		w.PIDs = uint64(number(v))
+	}
+	return w
+}
+
+func text(v any) string {
+	s, _ := v.(string)
+	return s
+}
+
+func number(v any) float64 {
+	switch n := v.(type) {
+	case uint64:
+		return float64(n)
+	case int64:
+		return float64(n)
+	case float64:
+		return n
+	}
+	return 0
+}
+
+// quantity reads a size that the schema accepted; it can't overflow, since the
+// schema allows 9 digits.
+func quantity(s string) uint64 {
+	shift := map[string]uint{"KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}[s[len(s)-3:]]
+	n, err := strconv.ParseUint(s[:len(s)-3], 10, 32)
+	if err != nil {
+		return 0
+	}
+	return n << shift
+}

@@ -61,7 +61,7 @@ func (l *ledger) approval(s Signed) (Result, error) {
 		return Result{}, err
 	}
 	if !known {
-		if err := l.openProposal(a.Group, id); err != nil {
+		if err := l.openProposal(a.Group, Pending{Proposal: id, Opener: prop.Approvers[0], Contract: a.Contract, Name: a.Name, Expiry: a.Expiry}); err != nil {
 			return Result{}, err
 		}
 		prop.Signed.Statement = s.Statement
@@ -257,30 +257,31 @@ func (s Signed) size() int {
 	return n
 }
 
-// openProposal adds id to the group's open proposals, after forgetting those
-// that expired.
-func (l *ledger) openProposal(group, id canon.Hash) error {
+// openProposal adds one to the group's open proposals, after forgetting those
+// that expired. The bound is per member: one who floods the group can't keep the
+// others from proposing.
+func (l *ledger) openProposal(group canon.Hash, one Pending) error {
 	pending, _, err := Load[PendingRecord](l.st, KeyPending(group))
 	if err != nil {
 		return err
 	}
-	var open []canon.Hash
+	var open []Pending
+	sameOpener := 0
 	for _, other := range pending.Proposals {
-		rec, _, err := Load[ProposalRecord](l.st, KeyProposal(other))
-		if err != nil {
-			return err
-		}
-		if l.now > rec.Expiry {
-			l.st.Delete(KeyProposal(other))
+		if l.now > other.Expiry {
+			l.st.Delete(KeyProposal(other.Proposal))
 			continue
+		}
+		if other.Opener == one.Opener {
+			sameOpener++
 		}
 		open = append(open, other)
 	}
-	if len(open) >= MaxOpenProposals {
-		return problem.New("too-many-proposals", "the group has %d open proposals, at most %d are allowed", len(open), MaxOpenProposals).
-			WithFix("approve some, or wait until they expire")
+	if sameOpener >= MaxOpenProposals {
+		return problem.New("too-many-proposals", "account %s has %d open proposals in the group, at most %d are allowed", one.Opener.Short(), sameOpener, MaxOpenProposals).
+			WithFix("get some approved, or wait until they expire")
 	}
-	return store(l.st, KeyPending(group), PendingRecord{Proposals: append(open, id)})
+	return store(l.st, KeyPending(group), PendingRecord{Proposals: append(open, one)})
 }
 
 // closeProposals takes the accepted proposal off the group's open ones, and
@@ -291,23 +292,23 @@ func (l *ledger) closeProposals(a Approval, id canon.Hash) error {
 	if err != nil {
 		return err
 	}
-	var open []canon.Hash
+	var open []Pending
 	for _, other := range pending.Proposals {
-		if other == id {
+		if other.Proposal == id {
 			continue
 		}
-		rec, _, err := Load[ProposalRecord](l.st, KeyProposal(other))
-		if err != nil {
-			return err
-		}
-		sameName := a.Action == ActionDeploy && rec.Action == ActionDeploy && rec.Name == a.Name
-		sameVersion := a.Action != ActionDeploy && rec.Contract == a.Contract
+		sameName := a.Action == ActionDeploy && other.Contract.IsZero() && other.Name == a.Name
+		sameVersion := a.Action != ActionDeploy && other.Contract == a.Contract
 		if !sameName && !sameVersion {
 			open = append(open, other)
 			continue
 		}
+		rec, _, err := Load[ProposalRecord](l.st, KeyProposal(other.Proposal))
+		if err != nil {
+			return err
+		}
 		rec.State, rec.Decided, rec.Signed = ProposalStale, l.now, Signed{}
-		if err := store(l.st, KeyProposal(other), rec); err != nil {
+		if err := store(l.st, KeyProposal(other.Proposal), rec); err != nil {
 			return err
 		}
 	}

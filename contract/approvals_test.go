@@ -311,7 +311,7 @@ func TestFirstOfCompetingProposalsWins(t *testing.T) {
 	}
 	w.refused(w.approve(one, "green"), "proposal-closed")
 	w.refused(w.approve(stop, "green"), "proposal-closed")
-	if p := record[PendingRecord](w, KeyPending(w.group)); len(p.Proposals) != 1 || p.Proposals[0] != kept {
+	if p := record[PendingRecord](w, KeyPending(w.group)); len(p.Proposals) != 1 || p.Proposals[0].Proposal != kept {
 		t.Errorf("open proposals: %v, want %v", p.Proposals, kept)
 	}
 
@@ -338,6 +338,12 @@ func TestOpenProposalsAreBoundedAndExpiredOnesGo(t *testing.T) {
 	more := w.deploy("more", w.job("web", w.slots[0]))
 	more.Expiry = later + 100
 	w.refused(w.approve(more, "red"), "too-many-proposals")
+	// One who floods the group keeps nobody else from proposing.
+	other := w.deploy("other", w.job("web", w.slots[0]))
+	w.ok(w.approve(other, "green"))
+	if !w.ok(w.approve(other, "blue")).Accepted {
+		t.Error("not accepted")
+	}
 	w.now = later + 1
 	w.ok(w.approve(more, "red"))
 	w.absent(KeyProposal(first))

@@ -6,8 +6,9 @@ import "time"
 // the same for people.
 //
 // The ledger's state grows by what these bound: one account, farm, slot or group
-// is at most a few KiB, for ever; a group has at most MaxOpenProposals open
-// proposals, and those that expired go when the next one comes; a contract
+// is at most a few KiB, for ever; each member of a group has at most
+// MaxOpenProposals open, and those that expired go when the next one comes; a
+// decided proposal leaves a record without its bytes; a contract
 // keeps its first approval and the newest within MaxHistory; a slot lists at
 // most MaxRuns contracts; a workload has one receipt; a farm has one delegation
 // per agent key and one consent per group. How many accounts, groups and farms
@@ -19,7 +20,7 @@ const (
 	MaxSigned        = 512 << 10 // bytes of a transaction
 	MaxMembers       = 64        // of a group
 	MaxWeight        = 1 << 32   // of a member
-	MaxOpenProposals = 64        // per group
+	MaxOpenProposals = 16        // per group and member who opened them
 	MaxHistory       = 1 << 20   // bytes of a contract's kept approvals
 	MaxRuns          = 512       // contracts on a slot
 	MaxDisks         = 32        // of a slot

@@ -41,7 +41,16 @@ type GroupRecord struct {
 
 // PendingRecord is at KeyPending: the open proposals of a group, oldest first.
 type PendingRecord struct {
-	Proposals []canon.Hash `cbor:"proposals"`
+	Proposals []Pending `cbor:"proposals"`
+}
+
+// Pending is an open proposal, as much of it as is needed to close it.
+type Pending struct {
+	Proposal canon.Hash `cbor:"proposal"`
+	Opener   canon.Hash `cbor:"opener"`   // account that approved first
+	Contract canon.Hash `cbor:"contract"` // zero for a deployment
+	Name     string     `cbor:"name"`
+	Expiry   uint64     `cbor:"expiry"`
 }
 
 // FarmRecord is at KeyFarm.

@@ -96,7 +96,7 @@ type Slot struct {
 	Farm     canon.Hash `cbor:"farm"`
 	Name     string     `cbor:"name"`
 	Hint     string     `cbor:"hint"`     // "mac:52:54:00:…" or "smbios:<uuid>"
-	Disks    []string   `cbor:"disks"`    // serials that may be formatted
+	Disks    []string   `cbor:"disks"`    // serials that may be formatted, sorted
 	Identity string     `cbor:"identity"` // "disk", "tpm" or "none": where its keys live
 	Capacity Capacity   `cbor:"capacity"`
 }
@@ -112,11 +112,11 @@ type Capacity struct {
 type Delegation struct {
 	Header
 	Farm     canon.Hash   `cbor:"farm"`
-	Key      []byte       `cbor:"key"`     // SSH wire format
-	Actions  []string     `cbor:"actions"` // "admit", "rekey"
-	Slots    []canon.Hash `cbor:"slots"`   // empty: every slot of the farm
-	Count    uint64       `cbor:"count"`   // how many slots it may admit; 0: as many as Slots
-	Capacity Capacity     `cbor:"capacity"`
+	Key      []byte       `cbor:"key"`      // SSH wire format
+	Actions  []string     `cbor:"actions"`  // "admit", "rekey"
+	Slots    []canon.Hash `cbor:"slots"`    // sorted; empty: every slot of the farm
+	Count    uint64       `cbor:"count"`    // how many slots it may admit; 0: as many as Slots
+	Capacity Capacity     `cbor:"capacity"` // of all slots that it admits; zero: no bound
 	Sequence uint64       `cbor:"sequence"`
 	Expiry   uint64       `cbor:"expiry"` // Unix seconds
 }

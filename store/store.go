@@ -60,7 +60,7 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	s := &Store{dir: abs, log: o.Logger, images: map[canon.Hash]*image{}}
 	if s.log == nil {
-		s.log = slog.New(slog.DiscardHandler)
+		s.log = discard()
 	}
 	for _, d := range []string{"", objectsDir, manifestsDir, imagesDir, pinsDir, tmpDirName} {
 		// Searchable by all, because containers' processes look objects up
@@ -83,6 +83,8 @@ func Open(dir string, o Options) (*Store, error) {
 	s.index.init(s)
 	return s, nil
 }
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // Close removes this process's temporary files. The store must not be used after it.
 func (s *Store) Close() error { return s.tmp.close() }

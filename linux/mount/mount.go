@@ -126,8 +126,9 @@ func overlayNew(spec OverlaySpec, target string) error {
 		set("datadir+", d)
 	}
 	if spec.Upper != "" {
-		set("upperdir", spec.Upper)
-		set("workdir", spec.Work)
+		// Unlike the layers, these two are unescaped by the kernel.
+		set("upperdir", escapeBackslash(spec.Upper))
+		set("workdir", escapeBackslash(spec.Work))
 	}
 	if err != nil {
 		return err
@@ -188,7 +189,7 @@ func overlayClassic(spec OverlaySpec, target string) error {
 	opts = append(opts, "lowerdir="+escapeComma(lower.String()))
 	var flags uintptr
 	if spec.Upper != "" {
-		opts = append(opts, "upperdir="+escapeComma(spec.Upper), "workdir="+escapeComma(spec.Work))
+		opts = append(opts, "upperdir="+escapeComma(escapeBackslash(spec.Upper)), "workdir="+escapeComma(escapeBackslash(spec.Work)))
 	} else {
 		flags |= unix.MS_RDONLY
 	}
@@ -212,8 +213,10 @@ func overlayClassic(spec OverlaySpec, target string) error {
 	return nil
 }
 
+func escapeBackslash(p string) string { return strings.ReplaceAll(p, `\`, `\\`) }
+
 func escapeColon(p string) string {
-	return strings.ReplaceAll(strings.ReplaceAll(p, `\`, `\\`), ":", `\:`)
+	return strings.ReplaceAll(escapeBackslash(p), ":", `\:`)
 }
 
 func escapeComma(p string) string {

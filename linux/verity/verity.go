@@ -102,8 +102,10 @@ func Supported(dir string) (bool, error) {
 	return err == nil, err
 }
 
+// EINVAL is the answer of a file system whose blocks are smaller than the tree's,
+// such as ext4 made by default on a disk below 512 MB.
 func unsupported(err error) bool {
-	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTTY)
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL)
 }
 
 // ioctl repeats a call that a signal interrupted: hashing a large file takes long enough for one.

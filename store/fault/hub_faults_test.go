@@ -101,8 +101,8 @@ func TestEveryHubFaultIsEIOWithItsCodeAndHeals(t *testing.T) {
 	}
 }
 
-// bomb is a small frame that expands to 256 MiB.
-var bomb = storetest.Compress(bytes.Repeat([]byte{0}, 256<<20))
+// bomb is a small frame that expands to 16 MiB.
+var bomb = storetest.Compress(bytes.Repeat([]byte{0}, 16<<20))
 
 func TestHubDownBeforeAndDuringARead(t *testing.T) {
 	large := storetest.Noise(6, 4<<20)

@@ -180,7 +180,12 @@ func (c *Conn) publish(subject, reply string, data []byte) error {
 	var errs []error
 	sent := false
 	for _, nc := range c.up() {
-		err := nc.PublishRequest(subject, reply, data)
+		var err error
+		if reply == "" {
+			err = nc.Publish(subject, data)
+		} else {
+			err = nc.PublishRequest(subject, reply, data)
+		}
 		if err != nil {
 			errs = append(errs, err)
 			continue

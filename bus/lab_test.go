@@ -155,8 +155,11 @@ func newKeys(t testing.TB) keys {
 	return keys{signer(t), k}
 }
 
+// Times of the tests. Where a stream must not end, the lease is long enough for a
+// busy machine; where it must, it is short.
 const (
-	lease = 900 * time.Millisecond
+	lease = 10 * time.Second
+	short = time.Second
 	beat  = 100 * time.Millisecond
 )
 

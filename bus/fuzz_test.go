@@ -1,0 +1,164 @@
+package bus
+
+import (
+	"bytes"
+	"context"
+	"testing"
+	"time"
+
+	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/contract"
+	"github.com/zero-os/zos/seal"
+	"github.com/zero-os/zos/sign"
+)
+
+// The decoders must not panic on anything, and must accept no bytes that they
+// would not write themselves.
+
+var fuzzGrid, fuzzSlot = canon.Sum([]byte("grid")), canon.Sum([]byte("slot"))
+
+func fuzzKeys() (account, session, node sign.Signer) {
+	return sign.FromSeed([32]byte{1}), sign.FromSeed([32]byte{2}), sign.FromSeed([32]byte{3})
+}
+
+func signed(f *testing.F, st contract.Statement, s sign.Signer) contract.Signed {
+	out, err := contract.Sign(context.Background(), st, st.Head().Kind, s)
+	if err != nil {
+		f.Fatal(err)
+	}
+	return out
+}
+
+func encoded(f *testing.F, v any) []byte {
+	b, err := canon.Marshal(v)
+	if err != nil {
+		f.Fatal(err)
+	}
+	return b
+}
+
+// seedAll adds b and some damaged forms of it.
+func seedAll(f *testing.F, b []byte) {
+	f.Add(b)
+	f.Add(b[:len(b)/2])
+	f.Add(append(bytes.Clone(b), 0))
+	f.Add(append([]byte{0xbf}, b[1:]...))
+	for i := 0; i < len(b); i += max(1, len(b)/16) {
+		c := bytes.Clone(b)
+		c[i] ^= 0x20
+		f.Add(c)
+	}
+	f.Add([]byte{0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
+	f.Add(bytes.Repeat([]byte{0x81}, 100))
+}
+
+func FuzzDecodeCall(f *testing.F) {
+	account, session, _ := fuzzKeys()
+	k, err := seal.KeyFromSeed([32]byte{4})
+	if err != nil {
+		f.Fatal(err)
+	}
+	req := Request{
+		Header: header(contract.KindRequest, fuzzGrid), Slot: fuzzSlot, Epoch: 1, BootNonce: make([]byte, 16), Instance: make([]byte, 16),
+		ID: make([]byte, 16), Method: MethodLogs, Contract: fuzzSlot, ReplyTo: k.Public(), Expiry: 60,
+	}
+	s := Session{Header: header(KindSession, fuzzGrid), Account: account.Public(), Key: session.Public(), Scope: ScopeRead, Issued: 1, Expiry: 100}
+	seedAll(f, encoded(f, call{Request: signed(f, req, account)}))
+	seedAll(f, encoded(f, call{Request: signed(f, req, session), Session: []contract.Signed{signed(f, s, account)}}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		o, err := decodeCall(fuzzGrid, b)
+		if err != nil {
+			return
+		}
+		if len(o.account) == 0 || o.Grid != fuzzGrid {
+			t.Errorf("accepted without an account, or of another grid")
+		}
+		_ = judge(o, self{slot: fuzzSlot, epoch: 1, now: 1})
+	})
+}
+
+func FuzzDecodeReply(f *testing.F) {
+	_, _, node := fuzzKeys()
+	request := canon.Sum([]byte("request"))
+	r := Reply{Header: header(contract.KindReply, fuzzGrid), Slot: fuzzSlot, Epoch: 1, Request: request, Last: true, Body: canon.Sum([]byte("body"))}
+	seedAll(f, encoded(f, chunk{Reply: signed(f, r, node), Body: []byte("body")}))
+	from := Binding{Epoch: 1, SigningKey: node.Public()}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, body, err := decodeReply(fuzzGrid, fuzzSlot, from, request, b)
+		if err == nil && canon.Sum(body) != r.Body {
+			t.Error("accepted another body than the signed one")
+		}
+	})
+}
+
+func FuzzOpenHeartbeat(f *testing.F) {
+	_, _, node := fuzzKeys()
+	hb := Heartbeat{
+		Header: header(contract.KindHeartbeat, fuzzGrid), Slot: fuzzSlot, Epoch: 1, BootNonce: make([]byte, 16), Instance: make([]byte, 16),
+		Sequence: 1, Time: 1, Status: Status{Problems: []string{"disk-full"}}, Challenge: make([]byte, 16),
+	}
+	seedAll(f, encoded(f, signed(f, hb, node)))
+	from := Binding{Epoch: 1, SigningKey: node.Public()}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := openHeartbeat(fuzzGrid, fuzzSlot, from, b)
+		if err == nil {
+			_ = newer(nil, h, time.Unix(1, 0))
+		}
+	})
+}
+
+func FuzzDecodeSession(f *testing.F) {
+	c, err := NewSession(context.Background(), fuzzGrid, sign.FromSeed([32]byte{1}), time.Unix(1000, 0), time.Hour)
+	if err != nil {
+		f.Fatal(err)
+	}
+	b, err := c.Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	seedAll(f, b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := DecodeSession(fuzzGrid, b)
+		if err != nil {
+			return
+		}
+		again, err := c.Encode()
+		if err != nil || !bytes.Equal(again, b) {
+			t.Errorf("it encodes to other bytes: %v", err)
+		}
+	})
+}
+
+func FuzzDecodeRenewal(f *testing.F) {
+	seedAll(f, encoded(f, Renewal{Stream: fuzzSlot, Received: 7, End: true}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var r Renewal
+		if canon.UnmarshalLimit(b, MaxParams, &r) != nil {
+			return
+		}
+		if again, err := canon.Marshal(r); err != nil || !bytes.Equal(again, b) {
+			t.Errorf("it encodes to other bytes: %v", err)
+		}
+	})
+}
+
+func FuzzParseRole(f *testing.F) {
+	for _, r := range []Role{AsPeople(), AsNode(fuzzSlot), AsAgent(fuzzSlot)} {
+		f.Add(r.String())
+	}
+	f.Add("node.*")
+	f.Add("node.>")
+	f.Add("agent." + fuzzSlot.String()[:62] + ".>")
+	f.Fuzz(func(t *testing.T, s string) {
+		r, err := ParseRole(s)
+		if err != nil {
+			return
+		}
+		if r.String() != s {
+			t.Errorf("%q is read as %q", s, r)
+		}
+		if _, sub := r.Subjects("0123"); len(sub) == 0 {
+			t.Errorf("%q has no subjects", s)
+		}
+	})
+}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cometbft/cometbft/light/provider"
 	lighthttp "github.com/cometbft/cometbft/light/provider/http"
+	rpcclient "github.com/cometbft/cometbft/rpc/client"
 	rpchttp "github.com/cometbft/cometbft/rpc/client/http"
 	"github.com/cometbft/cometbft/types"
 
@@ -37,6 +38,7 @@ type endpoint struct {
 	rpc     *rpchttp.HTTP // for queries and transactions
 	headers provider.Provider
 	close   func()
+	catchUp time.Duration
 
 	mu   sync.Mutex
 	last error     // of the last attempt; nil if it answered well
@@ -55,7 +57,7 @@ func newEndpoint(chain, url string) (*endpoint, error) {
 		MaxIdleConnsPerHost:   4,
 		MaxConnsPerHost:       16,
 	}
-	e := &endpoint{url: url, close: transport.CloseIdleConnections}
+	e := &endpoint{url: url, close: transport.CloseIdleConnections, catchUp: catchUp}
 	// CometBFT's client reads a response to its end: bound it below.
 	large, err := rpchttp.NewWithClient(url, "/websocket", &http.Client{Transport: bounded{transport, wire.MaxResponse}})
 	if err != nil {
@@ -126,10 +128,10 @@ func (e *endpoint) String() string { return e.url }
 func (e *endpoint) LightBlock(ctx context.Context, height int64) (*types.LightBlock, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	late := time.NewTimer(catchUp)
+	late := time.NewTimer(e.catchUp)
 	defer late.Stop()
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
-		block, err := e.headers.LightBlock(ctx, height)
+		block, err := e.header(ctx, height)
 		switch {
 		case err == nil:
 			_ = e.note(nil)
@@ -154,6 +156,17 @@ func (e *endpoint) LightBlock(ctx context.Context, height int64) (*types.LightBl
 	}
 }
 
+// header asks once. CometBFT's client panics on some answers that it does not
+// expect, a commit without a header for one; that must not end the program.
+func (e *endpoint) header(ctx context.Context, height int64) (block *types.LightBlock, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			block, err = nil, provider.ErrBadLightBlock{Reason: fmt.Errorf("answer is malformed: %v", p)}
+		}
+	}()
+	return e.headers.LightBlock(ctx, height)
+}
+
 // ReportEvidence implements provider.Provider.
 func (e *endpoint) ReportEvidence(ctx context.Context, ev types.Evidence) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
@@ -162,16 +175,37 @@ func (e *endpoint) ReportEvidence(ctx context.Context, ev types.Evidence) error 
 }
 
 // query asks the application. Height 0 is the newest that can be proven.
-func (e *endpoint) query(ctx context.Context, path string, data []byte, height int64) (*answer, error) {
+func (e *endpoint) query(ctx context.Context, path string, data []byte, height int64) (_ *answer, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	res, err := e.rpc.ABCIQueryWithOptions(ctx, path, data, queryOptions(height))
+	defer e.survive(&err)
+	res, err := e.rpc.ABCIQueryWithOptions(ctx, path, data, rpcclient.ABCIQueryOptions{Height: height})
 	if err != nil {
 		return nil, e.note(fmt.Errorf("query %s: %w", e.url, err))
 	}
 	_ = e.note(nil)
 	r := res.Response
 	return &answer{value: r.Value, height: r.Height, code: r.Code, space: r.Codespace, log: r.Log}, nil
+}
+
+// broadcast hands over a transaction.
+func (e *endpoint) broadcast(ctx context.Context, tx []byte) (_ *answer, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	defer e.survive(&err)
+	res, err := e.rpc.BroadcastTxSync(ctx, tx)
+	if err != nil {
+		return nil, fmt.Errorf("send to %s: %w", e.url, err)
+	}
+	_ = e.note(nil)
+	return &answer{code: res.Code, space: res.Codespace, log: res.Log}, nil
+}
+
+// survive turns a panic over a malformed answer into an error; see header.
+func (e *endpoint) survive(err *error) {
+	if p := recover(); p != nil {
+		*err = e.note(liarError{fmt.Errorf("%s: answer is malformed: %v", e.url, p)})
+	}
 }
 
 // answer is what an endpoint says, not believed yet.

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	rpcclient "github.com/cometbft/cometbft/rpc/client"
-
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/ledger/merkle"
 	"github.com/zero-os/zos/ledger/wire"
@@ -103,7 +101,7 @@ func (c *Client) proveBy(ctx context.Context, e *endpoint, path string, data []b
 // ask queries e until it answers for a header that is not older than the newest
 // one known here, for a moment.
 func (c *Client) ask(ctx context.Context, e *endpoint, path string, data []byte) (*answer, error) {
-	late := time.NewTimer(catchUp)
+	late := time.NewTimer(e.catchUp)
 	defer late.Stop()
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
 		a, err := e.query(ctx, path, data, 0)
@@ -145,8 +143,4 @@ func code(s string) string {
 		}
 	}
 	return s
-}
-
-func queryOptions(height int64) rpcclient.ABCIQueryOptions {
-	return rpcclient.ABCIQueryOptions{Height: height}
 }

@@ -70,14 +70,12 @@ func (c *Client) Submit(ctx context.Context, tx []byte) (Result, error) {
 func (c *Client) broadcast(ctx context.Context, tx []byte) (*endpoint, error) {
 	var fail error
 	for _, e := range c.order() {
-		rctx, cancel := context.WithTimeout(ctx, requestTimeout)
-		res, err := e.rpc.BroadcastTxSync(rctx, tx)
-		cancel()
+		res, err := e.broadcast(ctx, tx)
 		switch {
-		case err == nil && res.Code == 0:
+		case err == nil && res.code == 0:
 			return e, nil
 		case err == nil:
-			return nil, problem.New(code(res.Codespace), "%s", text(errors.New(res.Log)))
+			return nil, problem.New(code(res.space), "%s", text(errors.New(res.log)))
 		case strings.Contains(err.Error(), "already exists in cache"):
 			return e, nil // sent before: wait for what came of it
 		case strings.Contains(err.Error(), "mempool is full"), strings.Contains(err.Error(), "still rechecking"):

@@ -303,8 +303,8 @@ func (n *Node) P2PAddr() string { return n.NodeID() + "@" + n.p2p }
 func (n *Node) Height() uint64 { return uint64(n.comet.BlockStore().Height()) }
 
 // Submit puts tx into the queue of this very node and waits until a block holds
-// it: for the one who runs the node and trusts it. It does not tell whether the
-// rules applied it.
+// it and light clients can be shown what came of it: for the one who runs the
+// node and trusts it. It does not tell whether the rules applied it.
 func (n *Node) Submit(ctx context.Context, tx []byte) error {
 	res, err := n.env.BroadcastTxSync(&rpctypes.Context{}, tx)
 	switch {
@@ -317,11 +317,7 @@ func (n *Node) Submit(ctx context.Context, tx []byte) error {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		b, err := n.db.tx(hash[:])
-		if err != nil {
-			return fmt.Errorf("submit transaction: %w", err)
-		}
-		if len(b) > 0 {
+		if n.app.queryTx(hash[:], int64(n.Provable())).Code == abci.CodeTypeOK {
 			return nil
 		}
 		select {
@@ -334,16 +330,22 @@ func (n *Node) Submit(ctx context.Context, tx []byte) error {
 	}
 }
 
+// Provable returns the height of the header against which the node's answers to
+// light clients can be verified, 0 if there is none yet. It proves the state
+// after the block before it.
+func (n *Node) Provable() uint64 {
+	n.app.mu.RLock()
+	defer n.app.mu.RUnlock()
+	return uint64(n.app.proven.header)
+}
+
 // Ready waits until the node can prove the state that the genesis founds: it has
 // the second block.
 func (n *Node) Ready(ctx context.Context) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		n.app.mu.RLock()
-		ready := n.app.proven.header > 0
-		n.app.mu.RUnlock()
-		if ready {
+		if n.Provable() > 0 {
 			return nil
 		}
 		select {

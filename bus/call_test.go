@@ -184,7 +184,7 @@ func TestOneOfTwoBusesIsEnough(t *testing.T) {
 	must(t, s1.Stop())
 	_, err = c.Call(ctx(t), ask(bus.MethodNode))
 	must(t, err)
-	s1 = serve(t, strings.TrimPrefix(s1.URL(), "nats://"))
+	serve(t, strings.TrimPrefix(s1.URL(), "nats://"))
 	must(t, s2.Stop())
 	_, err = c.Call(ctx(t), ask(bus.MethodNode))
 	must(t, err)

@@ -47,7 +47,7 @@ func sampleTree(t *testing.T, sink Sink) Manifest {
 	must(tree.AddFile(ctx, "bad\xff\xfename\n", Meta{Mode: 0o644, MTime: when}, strings.NewReader("x")))
 	must(tree.AddFile(ctx, "!before-dot", Meta{Mode: 0o644, MTime: when}, strings.NewReader("y")))
 	must(tree.AddFile(ctx, strings.Repeat("n", 255), Meta{Mode: 0o644, MTime: when}, strings.NewReader("z")))
-	for i := range 3000 {
+	for i := range manyFiles {
 		must(tree.AddFile(ctx, fmt.Sprintf("many/file-with-a-name-%05d", i), Meta{Mode: 0o644, MTime: int64(i)}, strings.NewReader(fmt.Sprint(i%7))))
 	}
 	_, m, _, err := tree.Manifest()

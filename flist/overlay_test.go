@@ -103,7 +103,7 @@ func TestOverlayServesTheContentOfEveryFile(t *testing.T) {
 		}
 		read++
 	}
-	if read < 3000 {
+	if read < manyFiles {
 		t.Fatalf("only %d files were compared", read)
 	}
 }

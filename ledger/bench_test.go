@@ -26,7 +26,7 @@ func percentiles(b *testing.B, name string, all []time.Duration) {
 func BenchmarkCommit(b *testing.B) {
 	g := newGrid(b)
 	n := start(b, ledger.Config{Dir: filepath.Join(b.TempDir(), "v"), Genesis: g.Genesis, ValidatorKey: g.ValidatorKey})
-	ctx := context1(b)
+	ctx := minute(b)
 	if err := n.Ready(ctx); err != nil {
 		b.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func BenchmarkCommit(b *testing.B) {
 func BenchmarkSubmit(b *testing.B) {
 	p := startPair(b)
 	c := p.light(b)
-	ctx := context1(b)
+	ctx := minute(b)
 	var all, reads []time.Duration
 	for i := 0; b.Loop(); i++ {
 		begin := time.Now()

@@ -2,7 +2,6 @@ package ledger_test
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -14,13 +13,13 @@ import (
 	"github.com/zero-os/zos/ledger/light"
 )
 
-func context1(t testing.TB) context.Context {
+func minute(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-func logger(t testing.TB) *slog.Logger {
+func logger() *slog.Logger {
 	if os.Getenv("ZOS_TEST_LOG") == "" {
 		return nil
 	}
@@ -49,7 +48,7 @@ func startPair(t testing.TB) pair {
 	p.validator = start(t, ledger.Config{Dir: filepath.Join(t.TempDir(), "v"), Genesis: p.grid.Genesis, ValidatorKey: p.grid.ValidatorKey})
 	p.witness = start(t, ledger.Config{Dir: filepath.Join(t.TempDir(), "w"), Genesis: p.grid.Genesis, PersistentPeers: []string{p.validator.P2PAddr()}})
 	for _, n := range []*ledgertest.Forger{p.validator, p.witness} {
-		if err := n.Ready(context1(t)); err != nil {
+		if err := n.Ready(minute(t)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -58,8 +57,8 @@ func startPair(t testing.TB) pair {
 
 func start(t testing.TB, cfg ledger.Config) *ledgertest.Forger {
 	t.Helper()
-	cfg.RPC, cfg.P2P, cfg.Logger = "127.0.0.1:0", "127.0.0.1:0", logger(t)
-	n, err := ledgertest.StartForger(context1(t), cfg)
+	cfg.RPC, cfg.P2P, cfg.Logger = "127.0.0.1:0", "127.0.0.1:0", logger()
+	n, err := ledgertest.StartForger(minute(t), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,13 +70,11 @@ func start(t testing.TB, cfg ledger.Config) *ledgertest.Forger {
 	return n
 }
 
-func (p pair) light(t testing.TB, change ...func(*light.Config)) *light.Client {
+func (p pair) light(t testing.TB) *light.Client {
 	t.Helper()
-	cfg := light.Config{Genesis: p.grid.Genesis, Primary: p.validator.URL(), Witnesses: []string{p.witness.URL()}, Logger: logger(t)}
-	for _, f := range change {
-		f(&cfg)
-	}
-	c, err := light.Open(context1(t), cfg)
+	c, err := light.Open(minute(t), light.Config{
+		Genesis: p.grid.Genesis, Primary: p.validator.URL(), Witnesses: []string{p.witness.URL()}, Logger: logger(),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,40 +87,3 @@ func (p pair) light(t testing.TB, change ...func(*light.Config)) *light.Client {
 }
 
 func put(key, value string) ledgertest.Write { return ledgertest.Write{Key: key, Value: []byte(value)} }
-
-func TestReadsAreProven(t *testing.T) {
-	begin := time.Now()
-	p := startPair(t)
-	t.Logf("validator and witness ready after %s", time.Since(begin))
-	c := p.light(t)
-	ctx := context1(t)
-	begin = time.Now()
-	if _, err := c.Head(ctx); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("first head after %s", time.Since(begin))
-	for i := range 3 {
-		begin = time.Now()
-		res, err := c.Submit(ctx, ledgertest.Forge(put("node/1", fmt.Sprint(i)), put("node/2", "two"), put("x", "y")))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("submitted in %s: %+v", time.Since(begin), res)
-		begin = time.Now()
-		v, found, at, err := c.Get(ctx, "node/1")
-		if err != nil || !found || string(v) != fmt.Sprint(i) {
-			t.Fatalf("Get = %q, %v, %v; want %d", v, found, err, i)
-		}
-		t.Logf("read in %s at %d", time.Since(begin), at.Height)
-	}
-	if v, found, _, err := c.Get(ctx, "node/3"); err != nil || found {
-		t.Errorf("absent key: %q, %v, %v", v, found, err)
-	}
-	all, _, err := c.List(ctx, "node/")
-	if err != nil || len(all) != 2 || all[0].Key != "node/1" || string(all[1].Value) != "two" {
-		t.Errorf("List(node/) = %v, %v", all, err)
-	}
-	if all, _, err := c.List(ctx, "nothing/"); err != nil || len(all) != 0 {
-		t.Errorf("List(nothing/) = %v, %v; want proven emptiness", all, err)
-	}
-}

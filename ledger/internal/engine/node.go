@@ -94,7 +94,7 @@ func Start(ctx context.Context, cfg Config, rules Rules) (*Node, error) {
 	return nil, fmt.Errorf("start ledger node: %w", err)
 }
 
-func start(ctx context.Context, cfg Config, rules Rules) (n *Node, err error) {
+func start(ctx context.Context, cfg Config, rules Rules) (_ *Node, err error) {
 	doc, err := genesisDoc(cfg.Genesis)
 	if err != nil {
 		return nil, err
@@ -112,7 +112,7 @@ func start(ctx context.Context, cfg Config, rules Rules) (n *Node, err error) {
 			return nil, err
 		}
 	}
-	n = &Node{done: make(chan struct{}), p2p: p2pAddr}
+	n := &Node{done: make(chan struct{}), p2p: p2pAddr}
 	// Whatever was opened before a failure is closed again, in reverse.
 	var undo []func()
 	defer func() {
@@ -249,9 +249,14 @@ func (d *databases) close() {
 	}
 }
 
+// stopComet ends CometBFT and waits until it has ended. Two goroutines of its
+// write-ahead log stay behind: it never closes that file's watcher.
 func stopComet(c *node.Node) {
 	if err := c.Stop(); err == nil {
 		c.Wait()
+	}
+	if c.ProxyApp().IsRunning() {
+		_ = c.ProxyApp().Stop()
 	}
 }
 

@@ -2,7 +2,6 @@ package contract
 
 import (
 	"bytes"
-	"math"
 	"slices"
 
 	"github.com/zero-os/zos/canon"
@@ -149,11 +148,8 @@ func (l *ledger) addApprovers(prop ProposalRecord, g Group, keys []sign.PublicKe
 		if slices.Contains(prop.Approvers, k.Owner) {
 			return prop, problem.New("already-approved", "account %s has approved this proposal already", k.Owner.Short())
 		}
-		if prop.Weight > math.MaxUint64-weight {
-			return prop, problem.New("approval-invalid", "the approvals' weights overflow")
-		}
 		prop.Approvers = append(prop.Approvers, k.Owner)
-		prop.Weight += weight
+		prop.Weight += weight // at most MaxMembers times MaxWeight: it can't overflow
 	}
 	return prop, nil
 }
@@ -220,7 +216,7 @@ func (l *ledger) accept(a Approval, p plan.Plan, s Signed, now standing, c claim
 		}
 	}
 	rec.Version, rec.Plan, rec.State, rec.Changed = a.Version, planHash, ContractActive, l.now
-	rec.History = trim(append(rec.History, s), a.Action == ActionCancel)
+	rec.History = trim(append(rec.History, s))
 	if a.Action == ActionCancel {
 		rec.State = ContractCancelled
 		l.st.Delete(KeyContractName(a.Group, a.Name))
@@ -229,19 +225,15 @@ func (l *ledger) accept(a Approval, p plan.Plan, s Signed, now standing, c claim
 }
 
 // trim drops the oldest entries after the first while history exceeds
-// MaxHistory, but keeps the newest, and below a cancellation also the version
-// that it ended. The first names the contract and the newest says what holds;
+// MaxHistory, but keeps the two newest. The first names the contract, the newest
+// says what holds, and below a cancellation the one before says what it ended;
 // nothing is decided by those between.
-func trim(history []Signed, cancelled bool) []Signed {
-	keep := 2
-	if cancelled {
-		keep = 3
-	}
+func trim(history []Signed) []Signed {
 	size := 0
 	for _, s := range history {
 		size += s.size()
 	}
-	for size > MaxHistory && len(history) > keep {
+	for size > MaxHistory && len(history) > 3 {
 		size -= history[1].size()
 		history = slices.Delete(history, 1, 2)
 	}

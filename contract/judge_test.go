@@ -121,6 +121,10 @@ func TestLyingLedgerGetsNothingRun(t *testing.T) {
 			e.Slot = w.sign(NewSlot(w.grid, otherFarm.ID(), "n1", "mac:52:54:00:00:00:01", IdentityDisk, nil, big), KindSlot, "field")
 			e.SlotID = e.Slot.ID()
 		}},
+		{"a slot that the farm signed for another farm", "slot-untrusted", func(e *Evidence) {
+			e.Slot = w.sign(NewSlot(w.grid, otherFarm.ID(), "n1", "mac:52:54:00:00:00:01", IdentityDisk, nil, big), KindSlot, "farm")
+			e.SlotID = e.Slot.ID()
+		}},
 		{"a slot that the farm did not sign", "slot-untrusted", func(e *Evidence) {
 			e.Slot = Signed{Statement: e.Slot.Statement, Signatures: w.sign(Slot{Header: header(w.grid, KindSlot)}, KindSlot, "farm").Signatures}
 		}},
@@ -267,6 +271,11 @@ func TestLyingLedgerGetsNothingRun(t *testing.T) {
 		}},
 		{"another contract's newer version", "approvals-insufficient", func(e *Evidence) {
 			up := w.approve(w.update(elsewhere, 1, "elsewhere", w.job("web", w.slots[0])), "red", "green")
+			e.History = []Signed{e.History[0], up}
+			*e = e.point()
+		}},
+		{"another contract's newer version, under this one's name", "approvals-insufficient", func(e *Evidence) {
+			up := w.approve(w.update(elsewhere, 1, "hello", w.job("web", w.slots[0])), "red", "green")
 			e.History = []Signed{e.History[0], up}
 			*e = e.point()
 		}},

@@ -1,6 +1,7 @@
 package contract
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/zero-os/zos/canon"
@@ -120,6 +121,8 @@ func TestGenesisMustMakeSense(t *testing.T) {
 		"validator twice":           func(g *Genesis) { g.Validators = append(g.Validators, g.Validators[0]) },
 		"no release keys":           func(g *Genesis) { g.ReleaseKeys, g.ReleaseThreshold = nil, 0 },
 		"release key twice":         func(g *Genesis) { g.ReleaseKeys = append(g.ReleaseKeys, g.ReleaseKeys[0]) },
+		"too many release keys":     func(g *Genesis) { g.ReleaseKeys = manyKeys(MaxReleaseKeys + 1) },
+		"too many validators":       func(g *Genesis) { g.Validators = manyValidators(MaxValidators + 1) },
 		"release key damaged":       func(g *Genesis) { g.ReleaseKeys = append(g.ReleaseKeys, []byte("x")) },
 		"no release threshold":      func(g *Genesis) { g.ReleaseThreshold = 0 },
 		"release threshold too far": func(g *Genesis) { g.ReleaseThreshold = 4 },
@@ -210,4 +213,21 @@ func TestReleaseNeedsItsQuorumAndOnlyRises(t *testing.T) {
 	w.refused(w.sign(NewRelease(w.grid, 0, "x", canon.Sum(nil), later, Checkpoint{}), KindRelease, "release-1", "release-2"), "statement-invalid")
 	w.refused(w.sign(NewRelease(w.grid, 9, "x", canon.Hash{}, later, Checkpoint{}), KindRelease, "release-1", "release-2"), "statement-invalid")
 	w.refused(w.sign(NewRelease(w.grid, 9, "\x1b[2J", canon.Sum(nil), later, Checkpoint{}), KindRelease, "release-1", "release-2"), "statement-invalid")
+}
+
+func manyKeys(n int) [][]byte {
+	var keys [][]byte
+	for i := range n {
+		keys = append(keys, signer(fmt.Sprint("many ", i)).Public())
+	}
+	return keys
+}
+
+func manyValidators(n int) []Validator {
+	var all []Validator
+	for i := range n {
+		key := canon.Sum([]byte{byte(i)})
+		all = append(all, Validator{Name: fmt.Sprint("v", i), Key: key[:], Power: 1})
+	}
+	return all
 }

@@ -11,7 +11,7 @@ import (
 // What the tests in package bus_test need of the inside: shorter times, and the
 // tools of an attacker who knows the formats.
 
-func (n *Node) SetTimes(lease, beat time.Duration) { n.lease, n.beat = lease, beat }
+func (n *Node) SetLease(d time.Duration) { n.lease = d }
 
 func (c *Client) SetLease(d time.Duration) { c.lease = d }
 

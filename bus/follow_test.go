@@ -103,7 +103,7 @@ func TestQuietStreamOutlivesItsLease(t *testing.T) {
 	w, url := newWorld(t), serve(t, "").URL()
 	n := w.start(t, slot, newKeys(t), url)
 	say := make(chan []byte)
-	n.SetTimes(3*short, beat)
+	n.SetLease(3 * short)
 	n.HandleStream(bus.MethodLogs, func(ctx context.Context, _ bus.Query, send func([]byte) error) error {
 		for {
 			select {
@@ -158,7 +158,7 @@ func TestUnrenewedStreamEnds(t *testing.T) {
 	w, m := newWorld(t), newMiddle(t)
 	n := w.start(t, slot, newKeys(t), m.node)
 	ended := make(chan error, 1)
-	n.SetTimes(short, beat)
+	n.SetLease(short)
 	n.HandleStream(bus.MethodLogs, numbers(0, func(ctx context.Context) error {
 		err := stay(ctx)
 		ended <- err
@@ -178,7 +178,7 @@ func TestUnrenewedStreamEnds(t *testing.T) {
 func TestStreamOfADeadNodeIsNoticed(t *testing.T) {
 	w, m := newWorld(t), newMiddle(t)
 	n := w.start(t, slot, newKeys(t), m.node)
-	n.SetTimes(short, beat)
+	n.SetLease(short)
 	n.HandleStream(bus.MethodLogs, numbers(0, stay))
 	c := w.client(t, w.member, m.people)
 	c.SetLease(short)
@@ -210,7 +210,7 @@ func TestClosedStreamEndsAtTheNode(t *testing.T) {
 		defer close(ended)
 		return stay(ctx)
 	}))
-	n.SetTimes(time.Hour, beat)
+	n.SetLease(time.Hour)
 	st, err := w.client(t, w.member, url).Stream(ctx(t), ask(bus.MethodLogs))
 	must(t, err)
 	st.Close()

@@ -176,13 +176,13 @@ func (w *world) start(t testing.TB, s canon.Hash, k keys, urls ...string) *node 
 	var err error
 	n.Node, err = bus.NewNode(bus.NodeConfig{
 		Conn: conn, Grid: grid, Slot: s, Epoch: 1, BootNonce: nonce,
-		Signer: k.signer, Sealing: k.sealing, Release: 7,
+		Signer: k.signer, Sealing: k.sealing, Release: 7, HeartbeatEvery: beat,
 		Facts: w.Facts, Now: n.clock.Now,
 		Status: func() bus.Status { return bus.Status{Ready: true, Running: 1} },
 		Logger: slog.New(slog.DiscardHandler),
 	})
 	must(t, err)
-	n.SetTimes(lease, beat)
+	n.SetLease(lease)
 	n.HandleCall(bus.MethodStatus, func(_ context.Context, q bus.Query) ([]byte, error) {
 		n.calls <- q
 		return append([]byte("status of "), q.Params...), nil

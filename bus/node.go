@@ -56,7 +56,9 @@ type NodeConfig struct {
 	Facts func(ctx context.Context, contract canon.Hash) (Facts, error)
 	// Status is called for each heartbeat and must be quick. May be nil.
 	Status func() Status
-	Logger *slog.Logger
+	// HeartbeatEvery replaces the default, if not 0.
+	HeartbeatEvery time.Duration
+	Logger         *slog.Logger
 	// Now is the node's clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -85,7 +87,6 @@ type Node struct {
 	instance [NonceSize]byte
 	hellos   *rate.Limiter
 	lease    time.Duration
-	beat     time.Duration
 	clock    atomic.Uint64 // highest Unix second seen: time does not run back
 
 	mu       sync.Mutex
@@ -112,6 +113,9 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.HeartbeatEvery == 0 {
+		cfg.HeartbeatEvery = HeartbeatEvery
+	}
 	if cfg.Status == nil {
 		cfg.Status = func() Status { return Status{} }
 	}
@@ -120,7 +124,6 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		log:     cfg.Logger,
 		hellos:  rate.NewLimiter(20, 100),
 		lease:   LeaseFor,
-		beat:    HeartbeatEvery,
 		calls:   map[string]CallHandler{},
 		streams: map[string]StreamHandler{},
 		replay:  newReplay(),
@@ -350,7 +353,7 @@ func (n *Node) hello(ctx context.Context, m message) {
 
 // heartbeats broadcasts until ctx ends.
 func (n *Node) heartbeats(ctx context.Context) {
-	tick := time.NewTicker(n.beat)
+	tick := time.NewTicker(n.cfg.HeartbeatEvery)
 	defer tick.Stop()
 	// The first one goes out as soon as there is a link.
 	if n.cfg.Conn.Ready(ctx) != nil {

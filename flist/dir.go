@@ -14,7 +14,8 @@ import (
 )
 
 // BuildDir makes a flist of the directory root: every name below it, mounts
-// included, in whatever order the file system lists them. Hard links are
+// included, in whatever order the file system lists them. root itself may be a
+// symbolic link; none below it is followed. Hard links are
 // recognised within root. Sockets are kept as what they are, though nothing
 // listens on them. It needs no root for what it may read; trusted attributes
 // and Options.RootOwned are the reasons why a tree may look different with it.
@@ -22,7 +23,11 @@ import (
 func BuildDir(ctx context.Context, root string, sink Sink, opts Options) (canon.Hash, Manifest, Stats, error) {
 	t := NewTree(sink, opts)
 	s := dirScan{tree: t, links: map[inodeKey][]byte{}}
-	if err := s.scan(ctx, root, ""); err != nil {
+	dir, err := filepath.EvalSymlinks(root)
+	if err != nil {
+		return canon.Hash{}, Manifest{}, Stats{}, fmt.Errorf("build flist of directory %s: %w", root, err)
+	}
+	if err := s.scan(ctx, dir, ""); err != nil {
 		return canon.Hash{}, Manifest{}, Stats{}, fmt.Errorf("build flist of directory %s: %w", root, err)
 	}
 	if err := s.hash(ctx, opts.workers()); err != nil {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -90,6 +91,9 @@ type dirRef struct {
 var dot, dotdot = []byte("."), []byte("..")
 
 func layoutImage(m Manifest) (*image, error) {
+	if len(m.Entries) == 0 || m.Entries[0].Mode&ModeType != ModeDir {
+		return nil, errors.New("the manifest has no root")
+	}
 	img := &image{entries: m.Entries, inodes: make([]inode, len(m.Entries))}
 	if err := img.link(); err != nil {
 		return nil, err

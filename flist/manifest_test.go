@@ -111,6 +111,8 @@ func TestWrongManifestIsRefused(t *testing.T) {
 		"long name":            func(m *Manifest) { m.Entries[5].Path = long(256) },
 		"long path":            func(m *Manifest) { m.Entries[5].Path = deep },
 		"unknown mode bits":    func(m *Manifest) { m.Entries[4].Mode |= 1 << 20 },
+		"owner -1":             func(m *Manifest) { m.Entries[1].UID = noID },
+		"group -1":             func(m *Manifest) { m.Entries[1].GID = noID },
 		"no type":              func(m *Manifest) { m.Entries[4].Mode = 0o644; m.Entries[4].Rdev = 0 },
 		"whiteout":             func(m *Manifest) { m.Entries[4].Rdev = 0 },
 		"large device number":  func(m *Manifest) { m.Entries[4].Rdev = 1 << 32 },

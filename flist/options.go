@@ -134,7 +134,7 @@ func (b *budget) raw() int64 {
 
 // id32 checks an owner or group that a source states.
 func id32(what string, n int) (uint32, error) {
-	if n < 0 || int64(n) > math.MaxUint32-1 {
+	if n < 0 || int64(n) >= noID {
 		return 0, fmt.Errorf("%s %d does not fit 32 bits", what, n)
 	}
 	return uint32(n), nil

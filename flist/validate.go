@@ -42,6 +42,9 @@ func printable(p []byte) []byte {
 	return p
 }
 
+// noID is what Linux's calls take for "leave it as it is".
+const noID = 1<<32 - 1
+
 type validator struct {
 	entries []Entry
 	dirs    map[string]struct{} // paths of the directories so far
@@ -63,6 +66,9 @@ func (v *validator) entry(i int) error {
 	}
 	if e.Mode&^uint32(ModeType|ModePerm) != 0 {
 		return fmt.Errorf("mode %#o has unknown bits", e.Mode)
+	}
+	if e.UID == noID || e.GID == noID {
+		return fmt.Errorf("owner %d:%d: -1 is no id", e.UID, e.GID)
 	}
 	if err := validXattrs(e.Xattrs); err != nil {
 		return err

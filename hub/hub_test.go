@@ -245,6 +245,27 @@ func TestFailedWriteLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestWhatAKilledWriterLeftIsSwept(t *testing.T) {
+	dir := t.TempDir()
+	openWriter(t, dir, WriterOptions{})
+	old, fresh := filepath.Join(dir, staging, "new-old"), filepath.Join(dir, staging, "new-fresh")
+	for _, p := range []string{old, fresh} {
+		if err := os.WriteFile(p, []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chtimes(old, time.Time{}, time.Now().Add(-48*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	openWriter(t, dir, WriterOptions{})
+	if _, err := os.Stat(old); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the old file is still there: %v", err)
+	}
+	if _, err := os.Stat(fresh); err != nil {
+		t.Errorf("another writer's file is gone: %v", err)
+	}
+}
+
 func TestFullDiskIsNamed(t *testing.T) {
 	dir := smallDisk(t)
 	w := openWriter(t, dir, WriterOptions{})

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
@@ -56,11 +58,31 @@ func OpenWriter(dir string, opts WriterOptions) (*Writer, error) {
 			return nil, fmt.Errorf("open hub directory %s: %w", dir, err)
 		}
 	}
+	if err := sweep(filepath.Join(dir, staging)); err != nil {
+		return nil, fmt.Errorf("open hub directory %s: %w", dir, err)
+	}
 	z, err := zstd.NewWriter(nil, zstd.WithWindowSize(1<<20), zstd.WithEncoderCRC(false))
 	if err != nil {
 		return nil, fmt.Errorf("set up zstd encoder: %w", err)
 	}
 	return &Writer{dir: dir, opts: opts, zstd: z, known: map[canon.Hash]struct{}{}}, nil
+}
+
+// sweep removes what a writer that was killed has left. A file that is being
+// written is never that old.
+func sweep(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, "new-*"))
+	if err != nil {
+		return err
+	}
+	for _, p := range left {
+		if st, err := os.Lstat(p); err == nil && time.Since(st.ModTime()) > 24*time.Hour {
+			if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Close releases the Writer's memory.

@@ -7,6 +7,7 @@ import (
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/sign"
 	"github.com/zero-os/zos/spec/plan"
 )
 
@@ -156,4 +157,47 @@ func (c *Client) receipts(ctx context.Context, id canon.Hash) (map[string]contra
 		out[rc.Workload] = rc
 	}
 	return out, nil
+}
+
+// FindWorkload resolves group/deployment, or group/deployment/workload where
+// there are several.
+func (c *Client) FindWorkload(ctx context.Context, ref string) (Contract, plan.Workload, error) {
+	parts := strings.Split(ref, "/")
+	name := ""
+	if len(parts) == 3 {
+		ref, name = parts[0]+"/"+parts[1], parts[2]
+	}
+	k, err := c.FindContract(ctx, ref)
+	if err != nil {
+		return k, plan.Workload{}, err
+	}
+	names := make([]string, 0, len(k.Plan.Workloads))
+	for _, w := range k.Plan.Workloads {
+		if w.Name == name || name == "" && len(k.Plan.Workloads) == 1 {
+			return k, w, nil
+		}
+		names = append(names, ref+"/"+w.Name)
+	}
+	p := problem.New("workload-unknown", "contract %s has %d workloads", ref, len(names))
+	if name != "" {
+		p = problem.New("workload-unknown", "contract %s has no workload %q", ref, name)
+	}
+	return k, plan.Workload{}, p.WithFix("name one of: %s", strings.Join(names, ", "))
+}
+
+// MemberKeys lists the keys of a group's members.
+func (c *Client) MemberKeys(ctx context.Context, group canon.Hash) ([]sign.PublicKey, error) {
+	g, _, err := c.Group(ctx, group)
+	if err != nil {
+		return nil, err
+	}
+	keys := make([]sign.PublicKey, 0, len(g.Members))
+	for _, m := range g.Members {
+		account, err := c.Account(ctx, m.Account)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, sign.PublicKey(account.Key))
+	}
+	return keys, nil
 }

@@ -67,7 +67,10 @@ func Run(ctx context.Context, log *slog.Logger) error {
 		what string
 		do   func() error
 	}{
-		{"load the firewall's modules", func() error { return loadModules(at.Kernel.Version, firewall.Modules()...) }},
+		{"load kernel modules", func() error {
+			// Writable layers of containers are file systems in files.
+			return loadModules(at.Kernel.Version, append(firewall.Modules(), "loop")...)
+		}},
 		{"raise the firewall", func() error { return firewall.Host{}.Apply() }},
 		{"open the node's keys", n.openKeys},
 		{"open the store", n.openStore},

@@ -133,3 +133,10 @@ func (a *app) fail(err error) {
 		fmt.Fprintf(a.err, "  fix: %s\n", fix)
 	}
 }
+
+// jsonLine writes v on one line, for streams.
+func (a *app) jsonLine(v any) error {
+	enc := json.NewEncoder(a.out)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}

@@ -5,6 +5,9 @@ import "github.com/spf13/cobra"
 // commands lists every verb.
 func (a *app) commands() []*cobra.Command {
 	return []*cobra.Command{
-		a.upCommand(), a.downCommand(), a.bootCommand(),
+		a.upCommand(), a.downCommand(),
+		a.planCommand(), a.deployCommand(), a.proposalsCommand(), a.approveCommand(),
+		a.psCommand(), a.logsCommand(), a.rmCommand(),
+		a.bootCommand(),
 	}
 }

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/client"
+	"github.com/zero-os/zos/contract"
+	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/spec/plan"
+)
+
+func (a *app) approveCommand() *cobra.Command {
+	var yes bool
+	var planHash string
+	cmd := &cobra.Command{
+		Use:   "approve PROPOSAL",
+		Short: "Show what a proposal says and changes, and sign it",
+		Long: `Show the statement decoded from the very bytes that are signed, the hash of its
+plan, and what it changes; then sign it with your key.
+
+In scripts, --plan-hash says which plan you mean and --yes skips the question.`,
+		Example: "  zos approve 1a2b3c4d --as green\n  zos approve 1a2b3c4d --as green --plan-hash HASH --yes",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withClient(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				return a.approve(ctx, c, args[0], planHash, yes)
+			})
+		},
+	}
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask; needs --plan-hash")
+	cmd.Flags().StringVar(&planHash, "plan-hash", "", "sign only if the plan has this hash (64 hex digits)")
+	return cmd
+}
+
+func (a *app) approve(ctx context.Context, c *client.Client, ref, planHash string, yes bool) error {
+	if yes && planHash == "" {
+		return usageError{errors.New("--yes needs --plan-hash: say which plan you approve without looking")}
+	}
+	by, err := c.DefaultSigner(ctx, a.as)
+	if err != nil {
+		return err
+	}
+	p, err := c.FindProposal(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if planHash != "" {
+		want, err := canon.ParseHash(planHash)
+		if err != nil {
+			return usageError{fmt.Errorf("--plan-hash: %w", err)}
+		}
+		if len(p.Statement) > 0 && want != p.PlanHash {
+			return problem.New("plan-hash-mismatch", "proposal %s carries the plan %s, not %s", p.ID.Short(), p.PlanHash, want).
+				WithFix("look at what it says: zos approve %s", p.ID.Short())
+		}
+	}
+	if len(p.Statement) > 0 && !yes {
+		if err := a.showStatement(ctx, c, p); err != nil {
+			return err
+		}
+		if err := a.confirm(ctx, fmt.Sprintf("Sign this as %s?", by.Public().Fingerprint())); err != nil {
+			return err
+		}
+	}
+	if err := c.Approve(ctx, p, by); err != nil {
+		return fmt.Errorf("approve %s: %w", p.ID.Short(), err)
+	}
+	return a.showProposal(ctx, c, p.ID, p.PlanHash)
+}
+
+// showStatement shows on standard error what is about to be signed.
+func (a *app) showStatement(ctx context.Context, c *client.Client, p client.Proposal) error {
+	lines, err := contract.Describe(p.Statement)
+	if err != nil {
+		return err
+	}
+	for _, l := range lines {
+		a.progress("  %s", printable(l))
+	}
+	var standing *plan.Plan
+	if !p.Approval.Contract.IsZero() {
+		old, err := c.Contract(ctx, p.Approval.Contract)
+		if err != nil {
+			return err
+		}
+		standing = &old.Plan
+	}
+	names, err := c.Names(ctx)
+	if err != nil {
+		return err
+	}
+	a.progress("\nwhat changes in %s/%s:", names.Of(p.Plan.Group), p.Plan.Name)
+	for _, l := range diff(standing, &p.Plan, names) {
+		color := quiet
+		switch l[0] {
+		case '+':
+			color = good
+		case '-':
+			color = bad
+		}
+		a.progress("  %s", a.paint(a.err, color, printable(l)))
+	}
+	a.progress("\nplan hash  %s", a.paint(a.err, loud, p.PlanHash.String()))
+	a.progress("approved   %d of %d\n", p.Record.Weight, p.Record.Threshold)
+	return nil
+}
+
+// confirm asks a person; without one it refuses.
+func (a *app) confirm(ctx context.Context, question string) error {
+	if !term.IsTerminal(int(os.Stdin.Fd())) {
+		return usageError{errors.New("there is nobody to ask: repeat with --plan-hash HASH --yes")}
+	}
+	fmt.Fprintf(a.err, "%s [y/N] ", question)
+	answer := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+		answer <- strings.ToLower(strings.TrimSpace(line))
+	}()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case s := <-answer:
+		if s == "y" || s == "yes" {
+			return nil
+		}
+	}
+	return problem.New("not-signed", "nothing was signed")
+}

@@ -1,0 +1,339 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/client"
+	"github.com/zero-os/zos/contract"
+	"github.com/zero-os/zos/spec"
+	"github.com/zero-os/zos/spec/plan"
+)
+
+// readSpec parses a spec file; "-" is standard input.
+func readSpec(path string) (*spec.Deployment, error) {
+	var data []byte
+	var err error
+	if path == "-" {
+		data, err = io.ReadAll(io.LimitReader(os.Stdin, spec.MaxSize+1))
+	} else {
+		data, err = readBounded(path, spec.MaxSize+1)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the spec: %w", err)
+	}
+	return spec.Parse(path, data)
+}
+
+func readBounded(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, limit))
+}
+
+func (a *app) planCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "plan FILE",
+		Short: "Show what a deployment would change, and the hash that people approve",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withClient(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				d, err := readSpec(args[0])
+				if err != nil {
+					return err
+				}
+				p, err := c.Plan(ctx, d)
+				if err != nil {
+					return err
+				}
+				names, err := c.Names(ctx)
+				if err != nil {
+					return err
+				}
+				if a.format == "json" {
+					return a.json(planJSON(p, names))
+				}
+				a.showPlan(p, names)
+				return nil
+			})
+		},
+	}
+}
+
+// planJSON is the machine's form of a plan.
+func planJSON(p client.Planned, names client.Names) map[string]any {
+	out := map[string]any{
+		"contract": names.Of(p.Plan.Group) + "/" + p.Plan.Name, "action": p.Action(), "version": p.Version,
+		"plan_hash": p.Hash, "threshold": p.Group.Threshold, "changes": diff(p.Standing, &p.Plan, names),
+	}
+	if !p.Contract.IsZero() {
+		out["contract_id"] = p.Contract
+	}
+	return out
+}
+
+// showPlan prints a plan as a difference to what stands.
+func (a *app) showPlan(p client.Planned, names client.Names) {
+	fmt.Fprintf(a.out, "%s %s/%s version %d\n", p.Action(), names.Of(p.Plan.Group), p.Plan.Name, p.Version)
+	a.showDiff(diff(p.Standing, &p.Plan, names))
+	fmt.Fprintf(a.out, "plan hash  %s\n", a.paint(a.out, loud, p.Hash.String()))
+	fmt.Fprintf(a.out, "decided by %d of the group's votes\n", p.Group.Threshold)
+}
+
+func (a *app) showDiff(lines []string) {
+	if len(lines) == 0 {
+		fmt.Fprintln(a.out, "  nothing changes")
+	}
+	for _, l := range lines {
+		switch l[0] {
+		case '+':
+			l = a.paint(a.out, good, l)
+		case '-':
+			l = a.paint(a.out, bad, l)
+		}
+		fmt.Fprintln(a.out, "  "+l)
+	}
+}
+
+// diff lists what changes from one plan to another, a line each, with + or -
+// in front, or a blank for what stays.
+func diff(from, to *plan.Plan, names client.Names) []string {
+	old := map[string][]string{}
+	if from != nil {
+		for _, w := range from.Workloads {
+			old[w.Name] = describe(w, names)
+		}
+	}
+	out := []string{}
+	for _, w := range to.Workloads {
+		lines := describe(w, names)
+		before := old[w.Name]
+		delete(old, w.Name)
+		kept := map[string]bool{}
+		for _, l := range before {
+			kept[l] = true
+		}
+		now := map[string]bool{}
+		for _, l := range lines {
+			now[l] = true
+		}
+		changed := len(before) != len(lines)
+		for _, l := range lines {
+			changed = changed || !kept[l]
+		}
+		if !changed {
+			continue
+		}
+		for _, l := range before {
+			if !now[l] {
+				out = append(out, "- "+l)
+			}
+		}
+		for i, l := range lines {
+			switch {
+			case !kept[l]:
+				out = append(out, "+ "+l)
+			case i == 0:
+				out = append(out, "  "+l)
+			}
+		}
+	}
+	if from != nil {
+		for _, w := range from.Workloads {
+			for _, l := range old[w.Name] {
+				out = append(out, "- "+l)
+			}
+		}
+	}
+	return out
+}
+
+// describe shows a workload of a plan, a fact a line.
+func describe(w plan.Workload, names client.Names) []string {
+	lines := []string{
+		fmt.Sprintf("%s %s on %s", w.Kind, w.Name, names.Of(w.Slot)),
+		fmt.Sprintf("    limits   %g cpu, %s memory, %s disk, %d processes", float64(w.Resources.CPU)/1000, mib(w.Resources.Memory), mib(w.Resources.Disk), w.Resources.PIDs),
+	}
+	var c plan.Container
+	if err := canon.Unmarshal(w.Config, &c); err != nil {
+		return append(lines, "    config   "+canon.Sum(w.Config).String())
+	}
+	lines = append(lines,
+		"    image    "+c.Flist.String(),
+		fmt.Sprintf("    command  %q", c.Args),
+		fmt.Sprintf("    user     %d:%d in %s, restart %s", c.UID, c.GID, c.WorkDir, c.Restart))
+	if !c.NoNewPrivs {
+		lines = append(lines, "    setuid   programs may gain privileges inside the container")
+	}
+	for _, e := range c.Env {
+		lines = append(lines, fmt.Sprintf("    env      %q", e))
+	}
+	return lines
+}
+
+func (a *app) deployCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "deploy FILE",
+		Short: "Propose a deployment, or its update, with your own approval",
+		Long: `Resolve FILE to a plan, propose it to its group, and approve it with your key.
+It runs once enough members of the group have approved the same bytes.`,
+		Example: "  zos deploy examples/hello.yaml --as red",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withClient(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				d, err := readSpec(args[0])
+				if err != nil {
+					return err
+				}
+				by, err := c.DefaultSigner(ctx, a.as)
+				if err != nil {
+					return err
+				}
+				p, err := c.Plan(ctx, d)
+				if err != nil {
+					return err
+				}
+				id, err := c.Propose(ctx, p, by)
+				if err != nil {
+					return fmt.Errorf("propose %s: %w", d.Name, err)
+				}
+				return a.showProposal(ctx, c, id, p.Hash)
+			})
+		},
+	}
+}
+
+func (a *app) rmCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "rm CONTRACT",
+		Short:   "Propose the end of a contract, with your own approval",
+		Example: "  zos rm demo/hello --as red",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withClient(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				k, err := c.FindContract(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				by, err := c.DefaultSigner(ctx, a.as)
+				if err != nil {
+					return err
+				}
+				id, err := c.ProposeCancel(ctx, k.ID, by)
+				if err != nil {
+					return fmt.Errorf("propose the end of %s: %w", args[0], err)
+				}
+				return a.showProposal(ctx, c, id, canon.Hash{})
+			})
+		},
+	}
+}
+
+// proposalRow is a proposal for people and machines.
+type proposalRow struct {
+	Proposal  canon.Hash `json:"proposal"`
+	PlanHash  canon.Hash `json:"plan_hash"`
+	Contract  string     `json:"contract"`
+	Action    string     `json:"action"`
+	Version   uint64     `json:"version"`
+	Approvals uint64     `json:"approvals"` // weight
+	Threshold uint64     `json:"threshold"`
+	Approvers []string   `json:"approvers"`
+	State     string     `json:"state"`
+	Expiry    uint64     `json:"expiry"` // Unix seconds
+}
+
+func rowOf(p client.Proposal, names client.Names) proposalRow {
+	r := proposalRow{
+		Proposal: p.ID, PlanHash: p.PlanHash, Contract: names.Of(p.Record.Group) + "/" + p.Record.Name,
+		Action: p.Record.Action, Version: p.Record.Version, Approvals: p.Record.Weight, Threshold: p.Record.Threshold,
+		Approvers: []string{}, State: p.Record.State, Expiry: p.Record.Expiry,
+	}
+	for _, id := range p.Record.Approvers {
+		r.Approvers = append(r.Approvers, names.Of(id))
+	}
+	if r.State == contract.ProposalOpen && r.Expiry <= uint64(time.Now().Unix()) {
+		r.State = "expired"
+	}
+	return r
+}
+
+// showProposal prints what became of a proposal. A decided one no longer holds
+// its plan, so the caller says the plan's hash if it knows.
+func (a *app) showProposal(ctx context.Context, c *client.Client, id, planHash canon.Hash) error {
+	p, err := c.Proposal(ctx, id)
+	if err != nil {
+		return err
+	}
+	names, err := c.Names(ctx)
+	if err != nil {
+		return err
+	}
+	r := rowOf(p, names)
+	if r.PlanHash.IsZero() {
+		r.PlanHash = planHash
+	}
+	if a.format == "json" {
+		return a.json(r)
+	}
+	a.progress("%s %s: %d of %d, %s", r.Action, r.Contract, r.Approvals, r.Threshold, r.State)
+	if r.State == contract.ProposalOpen {
+		a.progress("others approve with: zos approve %s --as NAME", id.Short())
+	}
+	fmt.Fprintln(a.out, id)
+	return nil
+}
+
+func (a *app) proposalsCommand() *cobra.Command {
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "proposals",
+		Short: "List what waits for approvals",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withClient(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				list, err := c.Proposals(ctx, all)
+				if err != nil {
+					return err
+				}
+				names, err := c.Names(ctx)
+				if err != nil {
+					return err
+				}
+				data := make([]proposalRow, 0, len(list))
+				var rows [][]string
+				for _, p := range list {
+					r := rowOf(p, names)
+					data = append(data, r)
+					rows = append(rows, []string{r.Proposal.Short(), r.Action, r.Contract, fmt.Sprint(r.Version),
+						fmt.Sprintf("%d of %d", r.Approvals, r.Threshold), strings.Join(r.Approvers, ","), r.State,
+						time.Unix(int64(r.Expiry), 0).Format(time.DateTime)})
+				}
+				return a.table(data, []string{"PROPOSAL", "ACTION", "CONTRACT", "VERSION", "APPROVED", "BY", "STATE", "EXPIRES"}, rows)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "also those that are decided or expired")
+	return cmd
+}
+
+// withClient opens the grid, and closes it whatever happens.
+func (a *app) withClient(ctx context.Context, f func(context.Context, *client.Client) error) (err error) {
+	c, err := a.client(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	return f(ctx, c)
+}

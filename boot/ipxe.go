@@ -24,7 +24,8 @@ const Cmdline = "console=ttyS0 loglevel=4 panic=10 " +
 //
 // Under UEFI the kernel's EFI stub loads exactly the initrds that the command
 // line names, in that order; on BIOS iPXE joins them itself and the names do no
-// harm. A failure is shown, and everything is tried again after some seconds.
+// harm. Under UEFI iPXE puts the kernel's name in front of the command line, so
+// it gets the name that boot loaders use there. A failure is shown, and everything is tried again after some seconds.
 func Script(extraCmdline string) (string, error) {
 	if strings.ContainsAny(extraCmdline, "\n\r${}") {
 		return "", fmt.Errorf("iPXE script: kernel parameters %q hold characters that iPXE would read", extraCmdline)
@@ -34,7 +35,7 @@ func Script(extraCmdline string) (string, error) {
 		"#!ipxe",
 		":start",
 		"imgfree",
-		fmt.Sprintf("kernel %s initrd=%s initrd=%s %s || goto failed", KernelFile, InitrdFile, GridFile, cmdline),
+		fmt.Sprintf("kernel --name BOOT_IMAGE %s initrd=%s initrd=%s %s || goto failed", KernelFile, InitrdFile, GridFile, cmdline),
 		fmt.Sprintf("initrd --name %s %s || goto failed", InitrdFile, InitrdFile),
 		fmt.Sprintf("initrd --name %s %s || goto failed", GridFile, GridFile),
 		"boot || goto failed",

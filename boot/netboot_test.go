@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -79,23 +80,19 @@ func testArchive(t testing.TB) boot.Archive {
 	}
 }
 
-// bootSource serves a boot image whose first stage is the probe, and returns
-// the script's URL as guests see it and the digest of the archive's bytes.
-func bootSource(t *testing.T, extra string) (url string, archive canon.Hash) {
+// bootSource serves a boot image with the real first stage, and returns the
+// script's URL as guests see it and the grid's id.
+func bootSource(t *testing.T) (url string, grid canon.Hash) {
 	t.Helper()
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(context.Background())
 	if _, err := boot.BuildImage(ctx, boot.ImageOptions{
-		KernelDir: vmtest.Kernel(t), InitBinary: vmtest.BuildStatic(t, "github.com/zero-os/zos/vmtest/probeinit"), OutDir: dir,
+		KernelDir: vmtest.Kernel(t), InitBinary: vmtest.BuildStatic(t, "github.com/zero-os/zos/cmd/zos-init"), OutDir: dir,
 	}); err != nil {
 		t.Fatal(err)
 	}
 	a := testArchive(t)
-	b, err := boot.EncodeArchive(a)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := boot.WriteGrid(dir, a, extra); err != nil {
+	if err := boot.WriteGrid(dir, a, ""); err != nil {
 		t.Fatal(err)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -110,11 +107,11 @@ func bootSource(t *testing.T, extra string) (url string, archive canon.Hash) {
 			t.Error(err)
 		}
 	})
-	return fmt.Sprintf("http://10.0.2.2:%d/%s", l.Addr().(*net.TCPAddr).Port, boot.ScriptFile), canon.Sum(b)
+	return fmt.Sprintf("http://10.0.2.2:%d/%s", l.Addr().(*net.TCPAddr).Port, boot.ScriptFile), canon.Sum(a.Genesis)
 }
 
-func TestNetworkBootReachesProcess1WithTheGridsArchive(t *testing.T) {
-	url, archive := bootSource(t, "")
+func TestNetworkBootReachesTheFirstStageWithTheGridsArchive(t *testing.T) {
+	url, grid := bootSource(t)
 	for _, firmware := range []qemu.Firmware{qemu.BIOS, qemu.UEFI} {
 		t.Run(string(firmware), func(t *testing.T) {
 			started := time.Now()
@@ -122,20 +119,34 @@ func TestNetworkBootReachesProcess1WithTheGridsArchive(t *testing.T) {
 				Firmware: firmware, TPM: filepath.Join(t.TempDir(), "tpm"),
 				Network: &qemu.Network{MAC: "52:54:00:00:00:01", BootFile: url, Segment: filepath.Join(t.TempDir(), "segment")},
 			})
-			m.WaitConsole(t, "^probe: process 1$", 2*time.Minute)
-			t.Logf("%s: process 1 after %.1f s", firmware, time.Since(started).Seconds())
-			if n := m.WaitConsole(t, `^probe: (\d+) modules (.*)$`, time.Minute); n[1] != "12" || n[2] != "<nil>" {
-				t.Errorf("loaded %s modules: %s", n[1], n[2])
+			ok := func(re string) string {
+				t.Helper()
+				return m.WaitConsole(t, re, 3*time.Minute)[0]
 			}
-			if got := m.WaitConsole(t, "^probe: (.*grid archive.*)$", time.Minute)[1]; got != "grid archive "+archive.String() {
-				t.Errorf("the guest sees %q, want archive %s", got, archive)
+			ok(fmt.Sprintf("^zos: drivers … ok .*%d modules", len(modules(t))))
+			t.Logf("%s: first stage after %.1f s", firmware, time.Since(started).Seconds())
+			// Every parameter that we set is one that the first stage expects.
+			if line := ok("^zos: kernel … ok .*lockdown integrity"); strings.Contains(line, "ignored") {
+				t.Error(line)
 			}
-			if got := m.WaitConsole(t, "^probe: tpm (.*)$", time.Minute)[1]; got != "true" {
-				t.Error("the guest sees no TPM")
-			}
-			if got := m.WaitConsole(t, "^probe: uefi (.*)$", time.Minute)[1]; (got == "true") != (firmware == qemu.UEFI) {
-				t.Errorf("uefi is %s in the guest", got)
+			ok("^zos: archive … ok .*grid " + grid.Short() + ", farm farm, 1 slots")
+			ok("^zos: slot … ok .*node1")
+			ok("^zos: tpm … ok .*/dev/tpmrm0")
+			ok("^zos: network … ok .*10.0.2.15")
+			ok("^zos: release … failed .*hub-unreachable")
+			if uefi := strings.Contains(m.ConsoleText(t), "EFI stub:"); uefi != (firmware == qemu.UEFI) {
+				t.Errorf("UEFI on the console: %t", uefi)
 			}
 		})
 	}
+}
+
+// modules is what the first stage must load.
+func modules(t *testing.T) []boot.Module {
+	t.Helper()
+	m, err := boot.KernelModules(context.Background(), vmtest.Kernel(t), boot.FirstStageModules()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
 }

@@ -1,8 +1,11 @@
 package portscan_test
 
 import (
+	"bytes"
 	"context"
-	"net/netip"
+	"encoding/json"
+	"errors"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -33,25 +36,43 @@ func guest(t *testing.T, parameters string) string {
 	return seg
 }
 
-func scan(t *testing.T, seg string, control bool) portscan.Report {
+// scan runs the command as people do, and returns its report and exit code.
+func scan(t *testing.T, args ...string) (portscan.Report, int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	rep, err := portscan.Scan(ctx, portscan.Options{
-		Segment: seg, Subnet: netip.MustParsePrefix("10.0.2.0/24"), Control: control, Log: t.Logf,
-	})
-	if err != nil {
+	cmd := exec.CommandContext(ctx, vmtest.BuildStatic(t, "github.com/zero-os/zos/vmtest/cmd/scan"), args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	t.Logf("%s", stderr.Bytes())
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
 	}
-	return rep
+	var rep portscan.Report
+	if len(out) > 0 {
+		if err := json.Unmarshal(out, &rep); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	return rep, cmd.ProcessState.ExitCode()
+}
+
+func TestNothingCanBeSaidWithoutASegment(t *testing.T) {
+	for _, args := range [][]string{{}, {"-segment", filepath.Join(t.TempDir(), "missing")}, {"-segment", "x", "-subnet", "10.0.0.0/8"}, {"-segment", "x", "-o", "xml"}} {
+		if _, code := scan(t, args...); code != 2 {
+			t.Errorf("%v: exit code %d, want 2", args, code)
+		}
+	}
 }
 
 // TestOpenPortsOfARealMachineAreFound is the scanner's own control: a real
 // kernel with one real socket of each kind, on IPv4 and IPv6.
 func TestOpenPortsOfARealMachineAreFound(t *testing.T) {
-	rep := scan(t, guest(t, "probe.tcp=8080 probe.udp=5353"), true)
-	if rep.OK || rep.Control == nil || !rep.Control.Found {
-		t.Errorf("report: ok %t, control %+v", rep.OK, rep.Control)
+	rep, code := scan(t, "-segment", guest(t, "probe.tcp=8080 probe.udp=5353"), "-control", "-o", "json")
+	if code != 1 || rep.OK || rep.Control == nil || !rep.Control.Found {
+		t.Errorf("exit code %d, ok %t, control %+v", code, rep.OK, rep.Control)
 	}
 	if len(rep.Node) != 2 || !rep.Node[0].Address.Is4() || !rep.Node[1].Address.Is6() {
 		t.Fatalf("addresses found: %+v", rep.Node)

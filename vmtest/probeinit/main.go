@@ -71,39 +71,46 @@ func network() error {
 	if err := linkUp("eth0", ip.To4()); err != nil {
 		return fmt.Errorf("bring eth0 up: %w", err)
 	}
-	if port := param["probe.tcp"]; port != "" {
-		l, err := net.Listen("tcp", ":"+port)
-		if err != nil {
-			return err
-		}
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				c.Close()
+	// Both families by name: Go takes a machine without lo for one without IPv6.
+	for _, family := range []string{"4", "6"} {
+		if port := param["probe.tcp"]; port != "" {
+			l, err := net.Listen("tcp"+family, ":"+port)
+			if err != nil {
+				return err
 			}
-		}()
-	}
-	if port := param["probe.udp"]; port != "" {
-		p, err := net.ListenPacket("udp", ":"+port)
-		if err != nil {
-			return err
+			go accept(l)
 		}
-		go func() {
-			buf := make([]byte, 2048)
-			for {
-				n, from, err := p.ReadFrom(buf)
-				if err != nil {
-					return
-				}
-				_, _ = p.WriteTo(buf[:n], from) // the prober will ask again
+		if port := param["probe.udp"]; port != "" {
+			p, err := net.ListenPacket("udp"+family, ":"+port)
+			if err != nil {
+				return err
 			}
-		}()
+			go echo(p)
+		}
 	}
 	fmt.Printf("probe: address %s\n", ip)
 	return nil
+}
+
+func accept(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		c.Close()
+	}
+}
+
+func echo(p net.PacketConn) {
+	buf := make([]byte, 2048)
+	for {
+		n, from, err := p.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		_, _ = p.WriteTo(buf[:n], from) // the prober will ask again
+	}
 }
 
 // linkUp gives an interface an address in a /24, waiting for it to appear.

@@ -2,12 +2,14 @@ package store
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -24,7 +26,8 @@ type image struct {
 	mu      sync.Mutex
 	derived bool
 	digest  canon.Hash // fs-verity digest of the image that the manifest gives
-	checked identity   // of a file whose content was compared, without fs-verity
+	root    flist.Entry
+	checked identity // of a file whose content was compared, without fs-verity
 }
 
 // identity changes when a file is replaced or written.
@@ -35,8 +38,8 @@ type identity struct {
 
 // ensureImage makes sure that the flist's metadata image is on disk and is
 // exactly what its manifest gives, under fs-verity where there is some. It
-// returns the path.
-func (s *Store) ensureImage(ctx context.Context, d canon.Hash) (string, error) {
+// returns the path, and the tree's root.
+func (s *Store) ensureImage(ctx context.Context, d canon.Hash) (path string, root flist.Entry, err error) {
 	s.imagesMu.Lock()
 	im := s.images[d]
 	if im == nil {
@@ -46,20 +49,17 @@ func (s *Store) ensureImage(ctx context.Context, d canon.Hash) (string, error) {
 	s.imagesMu.Unlock()
 	im.mu.Lock()
 	defer im.mu.Unlock()
-	path := s.imagePath(d)
-	if !im.derived {
-		if err := s.deriveImage(ctx, d, im); err != nil {
-			return "", fmt.Errorf("metadata image of flist %s: %w", d.Short(), err)
-		}
-		return path, nil
+	path = s.imagePath(d)
+	switch {
+	case !im.derived:
+		err = s.deriveImage(ctx, d, im)
+	case !s.imageMatches(path, im):
+		err = s.buildImage(ctx, d, im)
 	}
-	if s.imageMatches(path, im) {
-		return path, nil
+	if err != nil {
+		return "", flist.Entry{}, fmt.Errorf("metadata image of flist %s: %w", d.Short(), err)
 	}
-	if err := s.buildImage(ctx, d, im); err != nil {
-		return "", fmt.Errorf("metadata image of flist %s: %w", d.Short(), err)
-	}
-	return path, nil
+	return path, im.root, nil
 }
 
 // deriveImage learns the image's digest from the manifest, building the image
@@ -76,12 +76,22 @@ func (s *Store) deriveImage(ctx context.Context, d canon.Hash, im *image) error 
 	if err := flist.WriteEROFS(&tree, m); err != nil {
 		return err
 	}
-	im.digest, im.derived = tree.Sum(), true
+	im.derived, im.digest, im.root = true, tree.Sum(), rootOf(m)
 	if s.imageMatches(s.imagePath(d), im) {
 		return nil
 	}
 	s.log.Warn("a stored metadata image is not what its manifest gives, it is built again", "flist", d.String())
 	return s.buildImage(ctx, d, im)
+}
+
+// rootOf copies the first entry, so that it does not keep the others in memory.
+func rootOf(m flist.Manifest) flist.Entry {
+	root := m.Entries[0]
+	root.Xattrs = slices.Clone(root.Xattrs)
+	for i, x := range root.Xattrs {
+		root.Xattrs[i] = flist.Xattr{Name: bytes.Clone(x.Name), Value: bytes.Clone(x.Value)}
+	}
+	return root
 }
 
 // imageMatches tells whether the file at path has the derived digest. With
@@ -150,7 +160,7 @@ func (s *Store) buildImage(ctx context.Context, d canon.Hash, im *image) (err er
 	if err := errors.Join(out.Flush(), f.Chmod(0o444), f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	im.digest, im.derived = tree.Sum(), true
+	im.derived, im.digest, im.root = true, tree.Sum(), rootOf(m)
 	if s.verity {
 		if err := verity.Enable(f.Name()); err != nil {
 			return err

@@ -83,6 +83,15 @@ func (x *index) of(d canon.Hash) (*contents, error) {
 	return x.load(d)
 }
 
+// add takes in a flist that was just stored.
+func (x *index) add(d canon.Hash, c *contents) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.by[d] == nil {
+		x.by[d] = c
+	}
+}
+
 func (x *index) load(d canon.Hash) (*contents, error) {
 	if c := x.by[d]; c != nil {
 		return c, nil

@@ -17,12 +17,14 @@ func (s *Store) PutManifest(d canon.Hash, b []byte) error {
 	if got := canon.Sum(b); got != d {
 		return problem.New(CodeDigestMismatch, "store flist %s: its bytes have the digest %s", d.Short(), got)
 	}
-	if _, err := flist.Decode(b); err != nil {
+	m, err := flist.Decode(b)
+	if err != nil {
 		return fmt.Errorf("store flist %s: %w", d.Short(), err)
 	}
 	if err := s.putFile(s.manifestPath(d), b); err != nil {
 		return fmt.Errorf("store flist %s: %w", d.Short(), err)
 	}
+	s.index.add(d, newContents(m)) // reading it again takes long for a large tree
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/flist"
 	"github.com/zero-os/zos/linux/idmap"
 	"github.com/zero-os/zos/linux/mount"
 	"github.com/zero-os/zos/problem"
@@ -84,7 +85,10 @@ func mountFlist(ctx context.Context, spec MountSpec) (MountInfo, error) {
 		}
 		data = []string{filepath.Join(spec.FaultDir, FetchDir), s.ObjectsDir(), filepath.Join(spec.FaultDir, FailDir)}
 	}
-	image, err := s.ensureImage(ctx, spec.Flist)
+	image, root, err := s.ensureImage(ctx, spec.Flist)
+	if errors.Is(err, os.ErrNotExist) {
+		return MountInfo{}, problem.New(CodeObjectMissing, "its manifest is not in the store: %w", err)
+	}
 	if err != nil {
 		return MountInfo{}, err
 	}
@@ -92,7 +96,7 @@ func mountFlist(ctx context.Context, spec MountSpec) (MountInfo, error) {
 		return MountInfo{}, err
 	}
 	if spec.Upper != "" {
-		if err := prepareUpper(spec); err != nil {
+		if err := prepareUpper(spec, root); err != nil {
 			return MountInfo{}, err
 		}
 	}
@@ -183,7 +187,7 @@ func shift(meta string, base uint32) error {
 
 // prepareUpper makes the upper directory, with the owner and mode of the flist's
 // root, or checks that the one there belongs to the range of ids.
-func prepareUpper(spec MountSpec) error {
+func prepareUpper(spec MountSpec, root flist.Entry) error {
 	if err := os.MkdirAll(spec.Work, 0o700); err != nil {
 		return diskFull(err)
 	}
@@ -191,11 +195,6 @@ func prepareUpper(spec MountSpec) error {
 	if err == nil {
 		return checkUpper(spec, st)
 	}
-	m, err := spec.Store.Manifest(spec.Flist)
-	if err != nil {
-		return err
-	}
-	root := m.Entries[0]
 	if err := os.MkdirAll(filepath.Dir(spec.Upper), 0o755); err != nil {
 		return diskFull(err)
 	}

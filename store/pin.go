@@ -35,6 +35,7 @@ func (s *Store) Unpin(d canon.Hash, owner string) error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("unpin flist %s for %s: %w", d.Short(), owner, err)
 	}
+	s.space.lookAgain()
 	return nil
 }
 

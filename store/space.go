@@ -26,7 +26,13 @@ type space struct {
 	measured bool
 	used     int64
 	reserved int64 // by objects that are being written
+	// When room was last looked for in vain: looking means walking the store, so
+	// it is not done for each of the thousands of files of a flist that can't fit.
+	inVain time.Time
 }
+
+// pause is how long nothing is looked for after it was looked for in vain.
+const pause = time.Second
 
 func (p *space) init(s *Store, limit int64) { p.s, p.max = s, limit }
 
@@ -52,11 +58,17 @@ func (p *space) reserve(ctx context.Context, size int64) (int64, error) {
 	if !p.measured {
 		p.measure()
 	}
-	if p.used+p.reserved+need > p.max {
+	if p.used+p.reserved+need > p.max && time.Since(p.inVain) > pause {
 		p.measure()
-		p.evictLocked(p.used + p.reserved + need - p.max)
+		if over := p.used + p.reserved + need - p.max; over > 0 {
+			// A little more than needed, or the next file would have to look again.
+			p.evictLocked(max(over, p.max/20))
+		}
 	}
 	if p.used+p.reserved+need > p.max {
+		if time.Since(p.inVain) > pause {
+			p.inVain = time.Now()
+		}
 		return 0, problem.New(CodeDiskFull, "the store may hold %d bytes, has %d, and %d more are needed", p.max, p.used+p.reserved, need).
 			WithFix("raise the store's limit, or remove deployments so that their files can be evicted")
 	}
@@ -82,6 +94,9 @@ func (p *space) removed(st fs.FileInfo) { p.count(-allocated(st)) }
 func (p *space) count(n int64) {
 	p.mu.Lock()
 	p.used += n
+	if n < 0 {
+		p.inVain = time.Time{}
+	}
 	p.mu.Unlock()
 }
 
@@ -91,6 +106,13 @@ func (p *space) evict(need int64) int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.evictLocked(need)
+}
+
+// lookAgain says that something may be evicted now that could not be before.
+func (p *space) lookAgain() {
+	p.mu.Lock()
+	p.inVain = time.Time{}
+	p.mu.Unlock()
 }
 
 // measure walks the store. What can't be read counts as nothing: the file

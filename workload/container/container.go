@@ -91,14 +91,8 @@ func New(cfg Config) (*Kind, error) {
 			return nil, fmt.Errorf("containers: %w", err)
 		}
 	}
-	for d := cfg.Run; d != "/"; d = filepath.Dir(d) {
-		st, err := os.Stat(d)
-		if err != nil {
-			return nil, fmt.Errorf("containers: %w", err)
-		}
-		if st.Mode()&0o001 == 0 {
-			return nil, fmt.Errorf("containers: directory %s has mode %o: the users of containers must be able to pass through it", d, st.Mode().Perm())
-		}
+	if err := passable(cfg.Run); err != nil {
+		return nil, fmt.Errorf("containers: %w", err)
 	}
 	return &Kind{cfg: cfg}, nil
 }
@@ -107,6 +101,22 @@ func New(cfg Config) (*Kind, error) {
 // first process, already an unprivileged user of the node, must pass through them
 // to mount it, and can't list them.
 const runMode = 0o711
+
+// passable lets everyone pass through dir and the directories above it.
+func passable(dir string) error {
+	for ; dir != "/"; dir = filepath.Dir(dir) {
+		st, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		if m := st.Mode().Perm(); m&0o011 != 0o011 {
+			if err := os.Chmod(dir, m|0o011); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
 
 func defaults(c *Config) {
 	set := func(p *string, v string) {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,7 +23,7 @@ func TestInTheNodesKernel(t *testing.T) {
 	if err := os.Truncate(disk, 4<<30); err != nil {
 		t.Fatal(err)
 	}
-	vmtest.RunInVM(t, ".", vmtest.Options{
+	console := vmtest.RunInVM(t, ".", vmtest.Options{
 		Run:      os.Getenv("ZOS_INVM_RUN"),
 		Modules:  []string{"overlay", "loop"},
 		Disks:    []qemu.Disk{{Path: disk}},
@@ -36,6 +37,11 @@ func TestInTheNodesKernel(t *testing.T) {
 		Args:    []string{"-test.v"},
 		Timeout: 8 * time.Minute,
 	})
+	for line := range strings.Lines(console) {
+		if strings.Contains(line, "measured:") || strings.Contains(line, "--- PASS") {
+			t.Log(strings.TrimSpace(line))
+		}
+	}
 }
 
 // buildRunc compiles runc as releases do: with seccomp, which needs cgo, and static.

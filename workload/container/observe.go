@@ -83,13 +83,19 @@ func (k *Kind) look(id workload.ID) workload.Status {
 	}
 	running := st.State == shim.Running && st.Process.Alive()
 	switch {
+	case alive && running && st.Restarts == 0 && shim.Entering(st.Process.PID):
+		// runc has left, and the kernel waits for the program's file.
+		base.Detail = "waiting for its program to be fetched"
+		if code, detail := k.cfg.Rootfs.Failure(rec.Flist); code != "" {
+			base.State, base.Reason, base.Detail = contract.StateFailed, code, detail
+		}
 	case st.State == shim.Over:
 		return k.ended(base, rec, st)
 	case !alive && running:
 		base.Reason, base.Detail = ReasonShimLost, "the container runs, its shim has died and will be replaced"
 	case !alive:
 		base.Reason, base.Detail = ReasonShimLost, "the shim has died and will be replaced"
-	case running && st.Restarts > 0 && time.Since(st.Started) < steady, st.State == shim.Waiting, st.State == shim.Starting && st.Restarts > 0:
+	case running && st.Restarts > 0 && (time.Since(st.Started) < steady || shim.Entering(st.Process.PID)), st.State == shim.Waiting, st.State == shim.Starting && st.Restarts > 0:
 		base.State, base.ExitCode = contract.StateFailed, st.Exit.Code
 		base.Reason, base.Detail = k.reason(rec.Flist, st)
 	case running:

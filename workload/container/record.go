@@ -37,7 +37,8 @@ func readRecord(p place) (record, error) {
 func (k *Kind) allot(p place, r record) (record, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	// A record that can't be read takes no range: what it belongs to starts afresh.
+	// A record that can't be read takes no range: what it belongs to starts afresh,
+	// unless it runs, which its shim's directory tells.
 	taken := map[uint32]bool{}
 	ids, err := k.stored()
 	if err != nil {
@@ -46,6 +47,15 @@ func (k *Kind) allot(p place, r record) (record, error) {
 	for _, id := range ids {
 		if other, err := readRecord(k.place(id)); err == nil {
 			taken[other.IDBase] = true
+		}
+	}
+	runs, err := readDir(k.cfg.Run)
+	if err != nil {
+		return record{}, err
+	}
+	for _, e := range runs {
+		if spec, err := shim.ReadSpec(filepath.Join(k.cfg.Run, e.Name())); err == nil {
+			taken[spec.UID&^(idRange-1)] = true
 		}
 	}
 	for base := k.cfg.IDBase; base < 1<<32-2*idRange; base += idRange {

@@ -182,3 +182,10 @@ func insecure(s process.Security, noNewPrivs bool) string {
 	}
 	return ""
 }
+
+// Entering tells whether the container's first process still is runc's own, which
+// executes the container's program as its last step and may have to wait for it.
+func Entering(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	return err == nil && bytes.HasPrefix(b, []byte("runc:["))
+}

@@ -33,9 +33,9 @@ type running struct {
 }
 
 // Run is the shim of the directory dir. It returns when the container is over by
-// its policy, or has been ended because ctx was; the container never outlives a
-// Run that returned. The process must have no children of its own, and have
-// inherited the directory's lock as file descriptor lockFD.
+// its policy, or has been ended because ctx was; it does not outlive a Run that
+// returned nil. The process must have no children of its own, and have inherited
+// the directory's lock as file descriptor lockFD.
 func Run(ctx context.Context, dir string, lockFD uintptr) error {
 	held, err := inheritLock(dir, lockFD)
 	if err != nil {
@@ -73,6 +73,10 @@ func Run(ctx context.Context, dir string, lockFD uintptr) error {
 
 func (s *shim) openStdio() error {
 	ring, err := logs.Open(s.spec.LogDir, s.spec.LogBound)
+	if errors.Is(err, unix.ENOSPC) {
+		// A full data disk costs the logs on it, not the workload.
+		ring, err = logs.Open(filepath.Join(s.dir, "log"), s.spec.LogBound)
+	}
 	if err != nil {
 		return err
 	}
@@ -103,7 +107,10 @@ func (s *shim) keep(ctx context.Context) error {
 	c, ended, err := s.adopt(ctx)
 	for failed := 0; err == nil; {
 		if c == nil && !ended {
-			c, err = s.start(ctx)
+			if c, err = s.start(ctx); err != nil {
+				// The shim's own trouble, such as a cgroup that won't empty: tried again too.
+				s.status.Reason, s.status.Detail = ReasonStart, oneLine(err.Error())
+			}
 		}
 		if c != nil {
 			if err = s.wait(ctx, c); err != nil {
@@ -133,7 +140,7 @@ func (s *shim) keep(ctx context.Context) error {
 		case <-timer.C:
 		}
 		s.status.Restarts++
-		c, ended, err = nil, false, nil
+		c, ended = nil, false
 	}
 	return err
 }

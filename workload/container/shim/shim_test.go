@@ -1,0 +1,232 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/zero-os/zos/linux/process"
+	"github.com/zero-os/zos/supervise"
+	"github.com/zero-os/zos/workload/logs"
+)
+
+func TestPolicyTruthTable(t *testing.T) {
+	for _, c := range []struct {
+		policy string
+		code   int
+		want   bool
+	}{
+		{"always", 0, true}, {"always", 1, true}, {"always", 137, true}, {"always", -1, true},
+		{"on-failure", 0, false}, {"on-failure", 1, true}, {"on-failure", 143, true}, {"on-failure", -1, true},
+		{"never", 0, false}, {"never", 1, false}, {"never", -1, false},
+	} {
+		if got := again(c.policy, c.code); got != c.want {
+			t.Errorf("again(%q, %d) = %t", c.policy, c.code, got)
+		}
+	}
+	for _, bad := range []string{"", "Always", "sometimes"} {
+		if CheckPolicy(bad) == nil || again(bad, 1) {
+			t.Errorf("policy %q was accepted", bad)
+		}
+	}
+}
+
+func TestConfinementTruthTable(t *testing.T) {
+	good := process.Security{Seccomp: 2, NoNewPrivs: true}
+	if why := insecure(good, true); why != "" {
+		t.Errorf("%+v: %s", good, why)
+	}
+	for _, bad := range []process.Security{
+		{Seccomp: 0, NoNewPrivs: true}, {Seccomp: 1, NoNewPrivs: true}, {Seccomp: 2}, {Seccomp: 2, NoNewPrivs: true, Capabilities: 1},
+	} {
+		if insecure(bad, true) == "" {
+			t.Errorf("%+v was found secure", bad)
+		}
+	}
+	if why := insecure(process.Security{Seccomp: 2}, false); why != "" {
+		t.Errorf("setuid programs asked for: %s", why)
+	}
+}
+
+// This very process has no seccomp filter of a container's.
+func TestUnconfinedProcessIsRefused(t *testing.T) {
+	ref, err := process.Of(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	if err := checkSecurity(ctx, ref, true); err == nil {
+		t.Error("a process with all capabilities was found confined")
+	}
+}
+
+func TestFilesComeBack(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := ReadStatus(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no status yet: %v", err)
+	}
+	spec := Spec{ID: "x", Restart: "always", Grace: time.Second, Backoff: supervise.DefaultBackoff, UID: 1 << 20}
+	if err := WriteSpec(dir, spec); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ReadSpec(dir); err != nil || !reflect.DeepEqual(got, spec) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, bad := range []string{"", "{", `{"state":1}`, strings.Repeat(" ", maxFile+1)} {
+		if err := os.WriteFile(filepath.Join(dir, statusFile), []byte(bad), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ReadStatus(dir); err == nil {
+			t.Errorf("damaged status %.10q was read", bad)
+		}
+	}
+}
+
+func TestLockIsHeldWithoutAGapUntilDeath(t *testing.T) {
+	dir := t.TempDir()
+	if Alive(dir) {
+		t.Fatal("alive in an empty directory")
+	}
+	f, err := takeLock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := takeLock(dir); !errors.Is(err, ErrLocked) {
+		t.Fatalf("locked twice: %v", err)
+	}
+	heir := exec.Command("sleep", "60") // inherits it, as a shim does
+	heir.ExtraFiles = []*os.File{f}
+	if err := heir.Start(); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if !Alive(dir) {
+		t.Error("the heir does not hold the lock")
+	}
+	if err := heir.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = heir.Wait()
+	if Alive(dir) {
+		t.Error("alive after its death")
+	}
+	other, err := takeLock(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if _, err := inheritLock(dir, other.Fd()); err == nil {
+		t.Error("the lock of another directory was inherited")
+	}
+}
+
+func TestLastErrorOfRunc(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	log := "{\"level\":\"warning\",\"msg\":\"w\"}\nnot json\n{\"level\":\"error\",\"msg\":\"runc run failed:\\n  no such file\"}\n{\"level\":\"info\",\"msg\":\"i\"}\n"
+	if err := os.WriteFile(path, []byte(log), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := lastError(path); got != "runc run failed: no such file" {
+		t.Error(got)
+	}
+	if got := lastError(path + "x"); got != "" {
+		t.Error(got)
+	}
+	if got := oneLine(strings.Repeat("é", 400)); len(got) > 310 || !strings.HasSuffix(got, "…") {
+		t.Errorf("%d bytes", len(got))
+	}
+}
+
+// A program prints through the FIFO while no pump reads it: it neither dies of a
+// broken pipe nor loses anything, and the next pump gets it all.
+func TestOutputSurvivesWithoutAReader(t *testing.T) {
+	dir := t.TempDir()
+	ring, err := logs.Open(filepath.Join(dir, "log"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "stdout")
+	p, err := startPump(path, 0, 0, logs.Stdout, ring, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end, err := p.containerEnd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.close() // what the death of a shim does
+	cmd := exec.Command("sh", "-c", "seq 1 200; echo done >/dev/stdout")
+	cmd.Stdout = end
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("printing without a reader: %v", err)
+	}
+	p, err = startPump(path, 0, 0, logs.Stdout, ring, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.close()
+	end.Close()
+	if err := ring.Close(); err != nil {
+		t.Fatal(err)
+	}
+	recs, _, err := logs.NewReader(filepath.Join(dir, "log")).Read(1, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(recs) != 201 || string(recs[0].Data) != "1" || string(recs[200].Data) != "done" {
+		t.Errorf("%d lines arrived", len(recs))
+	}
+}
+
+func TestBegunLineIsShownBeforeItsEnd(t *testing.T) {
+	dir := t.TempDir()
+	ring, err := logs.Open(filepath.Join(dir, "log"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ring.Close()
+	p, err := startPump(filepath.Join(dir, "stdout"), 0, 0, logs.Stdout, ring, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	end, err := p.containerEnd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end.Close()
+	if _, err := end.WriteString("password: "); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ring.Next() < 2; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("a line without an end was never shown")
+		}
+	}
+}
+
+func FuzzStatus(f *testing.F) {
+	f.Add([]byte(`{"plan":"00","state":"running","shim":{"pid":5,"start":7},"exit":{"code":1,"signal":0}}`))
+	f.Add([]byte(`{"started":"2026-01-01T00:00:00Z"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, statusFile), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		st, err := ReadStatus(dir)
+		if err != nil {
+			return
+		}
+		if err := WriteJSON(filepath.Join(dir, statusFile), st); err != nil {
+			t.Skip(err) // a year that JSON can't say
+		}
+	})
+}

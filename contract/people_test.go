@@ -130,11 +130,14 @@ func TestGenesisMustMakeSense(t *testing.T) {
 		g := good
 		g.Validators, g.ReleaseKeys = append([]Validator{}, good.Validators...), append([][]byte{}, good.ReleaseKeys...)
 		change(&g)
-		if b, err := EncodeGenesis(g); err == nil {
+		if _, err := EncodeGenesis(g); err == nil {
 			t.Errorf("%s: encoded", name)
-		} else if b, err = canon.Marshal(g); err != nil {
+		}
+		b, err := canon.Marshal(g)
+		if err != nil {
 			t.Fatal(err)
-		} else if Init(memory{}, b) == nil {
+		}
+		if Init(memory{}, b) == nil {
 			t.Errorf("%s: founded a grid", name)
 		}
 	}

@@ -334,6 +334,12 @@ func TestKeyFileComesBack(t *testing.T) {
 	if _, err := FromFile(filepath.Join(t.TempDir(), "none")); !os.IsNotExist(underlying(err)) {
 		t.Errorf("missing file: %v", err)
 	}
+	if err := os.WriteFile(path, append(b, make([]byte, maxKeyFile)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := FromFile(path); problem.Code(err) != "key-invalid" {
+		t.Errorf("a huge file: %v", err)
+	}
 	if err := os.WriteFile(path, []byte("not a key"), 0o600); err != nil {
 		t.Fatal(err)
 	}

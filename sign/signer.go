@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/crypto/ssh"
@@ -57,12 +58,17 @@ const maxKeyFile = 64 << 10
 // FromFile returns the signer of an unencrypted OpenSSH ed25519 private key
 // file. Codes: "key-encrypted" if it has a passphrase, "key-invalid" otherwise.
 func FromFile(path string) (Signer, error) {
-	b, err := os.ReadFile(path)
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read private key: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("read private key: %w", err)
 	}
 	if len(b) > maxKeyFile {
-		return nil, problem.New("key-invalid", "read private key %s: not a key file, it has %d bytes", path, len(b))
+		return nil, problem.New("key-invalid", "read private key %s: not a key file, it has more than %d bytes", path, maxKeyFile)
 	}
 	raw, err := ssh.ParseRawPrivateKey(b)
 	var missing *ssh.PassphraseMissingError

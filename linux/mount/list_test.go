@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 const sample = `22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,discard
@@ -132,6 +134,55 @@ func TestOverlayErrorsCarryTheKernelsWords(t *testing.T) {
 	}
 	if err := Unmount(d); !IsNotMounted(err) {
 		t.Fatalf("unmounting nothing: %v", err)
+	}
+}
+
+func TestBindMoveAndDetachAreSeenInTheTable(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Fatal("this test mounts file systems: run it as root (sudo make test)")
+	}
+	d := t.TempDir()
+	for _, sub := range []string{"private", "private/a", "private/b", "source"} {
+		if err := os.Mkdir(d+"/"+sub, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(d+"/source/f", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// A mount can't be moved out of one that is shared with other namespaces.
+	if err := unix.Mount("tmpfs", d+"/private", "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = Detach(d + "/private") }()
+	if err := unix.Mount("", d+"/private", "", unix.MS_PRIVATE, ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, sub := range []string{"/private/a", "/private/b"} {
+		if err := os.Mkdir(d+sub, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Bind(d+"/source", d+"/private/a", false); err != nil {
+		t.Fatal(err)
+	}
+	if err := Move(d+"/private/a", d+"/private/b"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(d + "/private/b/f"); err != nil {
+		t.Fatal(err)
+	}
+	if there, err := Under(d + "/private"); err != nil || len(there) != 2 || there[1].Target != d+"/private/b" {
+		t.Fatalf("%+v, %v", there, err)
+	}
+	if err := Detach(d + "/private"); err != nil {
+		t.Fatal(err)
+	}
+	if there, err := Under(d); err != nil || len(there) != 0 {
+		t.Fatalf("%+v, %v", there, err)
+	}
+	if err := EROFS(d+"/source/f", d+"/private"); err == nil {
+		t.Fatal("an empty file was mounted")
 	}
 }
 

@@ -200,11 +200,11 @@ func switchRoot(newRoot string) error {
 
 // emptyRoot deletes what lies in the root's own file system, which is memory.
 // What can't be deleted stays; it costs memory, nothing else. It refuses a root
-// that is not the kernel's own memory file system.
+// that is not the kernel's own memory file system, and anyone but process 1.
 func emptyRoot(root, keep string) {
 	var top unix.Stat_t
 	var fs unix.Statfs_t
-	if unix.Lstat(root, &top) != nil || unix.Statfs(root, &fs) != nil ||
+	if os.Getpid() != 1 || unix.Lstat(root, &top) != nil || unix.Statfs(root, &fs) != nil ||
 		(fs.Type != unix.TMPFS_MAGIC && fs.Type != unix.RAMFS_MAGIC) {
 		return
 	}

@@ -75,7 +75,8 @@ func parseAck(ack *dhcpv4.DHCPv4) (Lease, error) {
 			l.Address.DNS = append(l.Address.DNS, d.String())
 		}
 	}
-	if mtu, err := dhcpv4.GetUint16(dhcpv4.OptionInterfaceMTU, ack.Options); err == nil {
+	// What no Ethernet has is ignored, since setting it would fail for ever.
+	if mtu, err := dhcpv4.GetUint16(dhcpv4.OptionInterfaceMTU, ack.Options); err == nil && mtu >= 1280 && mtu <= 9000 {
 		l.Address.MTU = int(mtu)
 	}
 	return l, nil

@@ -118,7 +118,7 @@ func Apply(name string, a Address) error {
 	if err != nil {
 		return fmt.Errorf("configure %s: address %q: %w", name, a.Prefix, err)
 	}
-	if a.MTU >= 576 && a.MTU != l.Attrs().MTU {
+	if a.MTU != 0 && a.MTU != l.Attrs().MTU {
 		if err := netlink.LinkSetMTU(l, a.MTU); err != nil {
 			return fmt.Errorf("configure %s: set MTU %d: %w", name, a.MTU, err)
 		}

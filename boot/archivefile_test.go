@@ -15,7 +15,7 @@ import (
 )
 
 func TestArchiveComesBackFromItsInitrd(t *testing.T) {
-	a := testArchive(t)
+	a := testArchive(t, 1)
 	b, err := boot.ArchiveInitrd(a)
 	if err != nil {
 		t.Fatal(err)
@@ -33,7 +33,7 @@ func TestArchiveComesBackFromItsInitrd(t *testing.T) {
 }
 
 func TestDamagedArchivesAreNamed(t *testing.T) {
-	other := testArchive(t)
+	other := testArchive(t, 2)
 	for name, change := range map[string]func(*boot.Archive){
 		"unknown format":         func(a *boot.Archive) { a.V = 2 },
 		"no genesis":             func(a *boot.Archive) { a.Genesis = nil },
@@ -51,7 +51,7 @@ func TestDamagedArchivesAreNamed(t *testing.T) {
 		"an empty time server":   func(a *boot.Archive) { a.NTP = []string{""} },
 		"too many slots":         func(a *boot.Archive) { a.Slots = make([]contract.Signed, boot.MaxSlots+1) },
 	} {
-		a := testArchive(t)
+		a := testArchive(t, 1)
 		change(&a)
 		if _, err := boot.EncodeArchive(a); problem.Code(err) != "archive-damaged" {
 			t.Errorf("%s: encoded with %v", name, err)
@@ -71,7 +71,7 @@ func TestArchiveInitrdWithoutArchiveIsNamed(t *testing.T) {
 	if err := cpio.Write(&b, []cpio.Entry{cpio.File("other", 0o644, []byte("x"))}); err != nil {
 		t.Fatal(err)
 	}
-	good, err := boot.ArchiveInitrd(testArchive(t))
+	good, err := boot.ArchiveInitrd(testArchive(t, 1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func TestArchiveInitrdWithoutArchiveIsNamed(t *testing.T) {
 }
 
 func FuzzReadArchiveInitrd(f *testing.F) {
-	b, err := boot.ArchiveInitrd(testArchive(f))
+	b, err := boot.ArchiveInitrd(testArchive(f, 1))
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -1,8 +1,8 @@
 package boot_test
 
 import (
+	"bytes"
 	"context"
-	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"net"
@@ -20,27 +20,19 @@ import (
 	"github.com/zero-os/zos/vmtest"
 )
 
-// testSigner is a new key.
-func testSigner(t testing.TB) sign.Signer {
-	t.Helper()
-	_, s, err := sign.Generate()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
+// testSigner is the key number n: the same in every process, because fuzzing
+// spreads its corpus over several.
+func testSigner(n byte) sign.Signer { return sign.FromSeed([32]byte{31: n}) }
 
-// testGenesis founds a grid whose releases need threshold of the keys.
-func testGenesis(t testing.TB, threshold uint64, keys ...sign.Signer) []byte {
+// testGenesis founds a grid, another one for each nonce, whose releases need
+// threshold of the keys.
+func testGenesis(t testing.TB, nonce byte, threshold uint64, keys ...sign.Signer) []byte {
 	t.Helper()
 	g := contract.Genesis{
 		V: contract.Version, Kind: contract.KindGenesis, Name: "test", Created: 1700000000,
-		Nonce:            make([]byte, contract.NonceSize),
+		Nonce:            bytes.Repeat([]byte{nonce}, contract.NonceSize),
 		Validators:       []contract.Validator{{Name: "v1", Key: make([]byte, 32), Power: 1}},
 		ReleaseThreshold: threshold,
-	}
-	if _, err := rand.Read(g.Nonce); err != nil {
-		t.Fatal(err)
 	}
 	for _, k := range keys {
 		g.ReleaseKeys = append(g.ReleaseKeys, k.Public())
@@ -52,11 +44,11 @@ func testGenesis(t testing.TB, threshold uint64, keys ...sign.Signer) []byte {
 	return b
 }
 
-// testArchive is a valid archive of a grid of its own.
-func testArchive(t testing.TB) boot.Archive {
+// testArchive is a valid archive of grid number nonce.
+func testArchive(t testing.TB, nonce byte) boot.Archive {
 	t.Helper()
-	farmer := testSigner(t)
-	genesis := testGenesis(t, 1, testSigner(t))
+	farmer := testSigner(100)
+	genesis := testGenesis(t, nonce, 1, testSigner(101))
 	grid := canon.Sum(genesis)
 	ctx := context.Background()
 	farm, err := contract.Sign(ctx, contract.Farm{
@@ -91,7 +83,7 @@ func bootSource(t *testing.T) (url string, grid canon.Hash) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	a := testArchive(t)
+	a := testArchive(t, 1)
 	if err := boot.WriteGrid(dir, a, ""); err != nil {
 		t.Fatal(err)
 	}

@@ -22,9 +22,9 @@ func testRelease(sequence, expiry uint64) contract.Release {
 func TestReleaseTruthTable(t *testing.T) {
 	const now, expiry, seq, floor = 1000, 2000, 5, 5
 	ctx := context.Background()
-	k1, k2, k3, outsider := testSigner(t), testSigner(t), testSigner(t), testSigner(t)
-	genesis := testGenesis(t, 2, k1, k2, k3)
-	other := testGenesis(t, 2, k1, k2, k3) // another grid with the same keys
+	k1, k2, k3, outsider := testSigner(1), testSigner(2), testSigner(3), testSigner(4)
+	genesis := testGenesis(t, 1, 2, k1, k2, k3)
+	other := testGenesis(t, 2, 2, k1, k2, k3) // another grid with the same keys
 
 	signed := func(r contract.Release, genesis []byte, keys ...sign.Signer) contract.Signed {
 		s, err := boot.SignRelease(ctx, r, genesis, keys...)
@@ -83,7 +83,7 @@ func TestReleaseTruthTable(t *testing.T) {
 		{"unsigned", signed(testRelease(seq, expiry), genesis), genesis, now, floor, "approvals-insufficient"},
 		{"the same key twice", twice(), genesis, now, floor, "signature-duplicate"},
 		{"one key and an outsider", signed(testRelease(seq, expiry), genesis, k1, outsider), genesis, now, floor, "signature-unexpected"},
-		{"outsiders only", signed(testRelease(seq, expiry), genesis, outsider, testSigner(t)), genesis, now, floor, "signature-unexpected"},
+		{"outsiders only", signed(testRelease(seq, expiry), genesis, outsider, testSigner(5)), genesis, now, floor, "signature-unexpected"},
 		{"enough keys and an outsider", signed(testRelease(seq, expiry), genesis, k1, k2, outsider), genesis, now, floor, "signature-unexpected"},
 		{"a second after its expiry", good(), genesis, expiry + 1, floor, "release-expired"},
 		{"never valid", signed(testRelease(seq, 0), genesis, k1, k2), genesis, now, floor, "release-expired"},
@@ -132,8 +132,8 @@ func TestReleaseTruthTable(t *testing.T) {
 
 // TestEveryBitOfAReleaseCounts flips each bit of the statement in turn.
 func TestEveryBitOfAReleaseCounts(t *testing.T) {
-	k1, k2 := testSigner(t), testSigner(t)
-	genesis := testGenesis(t, 2, k1, k2)
+	k1, k2 := testSigner(1), testSigner(2)
+	genesis := testGenesis(t, 1, 2, k1, k2)
 	s, err := boot.SignRelease(context.Background(), testRelease(1, 100), genesis, k1)
 	if err != nil {
 		t.Fatal(err)
@@ -157,8 +157,8 @@ func TestEveryBitOfAReleaseCounts(t *testing.T) {
 }
 
 func FuzzVerifyRelease(f *testing.F) {
-	k := testSigner(f)
-	genesis := testGenesis(f, 1, k)
+	k := testSigner(1)
+	genesis := testGenesis(f, 1, 1, k)
 	s, err := boot.SignRelease(context.Background(), testRelease(1, 100), genesis, k)
 	if err != nil {
 		f.Fatal(err)

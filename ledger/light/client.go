@@ -21,6 +21,9 @@ import (
 	"github.com/zero-os/zos/ledger/wire"
 )
 
+// readTimeout bounds a read if its context does not.
+const readTimeout = 30 * time.Second
+
 // Config says which ledger to read and whom to ask. The addresses are hints;
 // what is trusted is Trust, or else Genesis.
 type Config struct {
@@ -170,6 +173,8 @@ func (c *Client) Close() error {
 // Head returns the newest header, verified now. It fails with CodeStale if that
 // is older than Config.MaxHeadAge, at every endpoint.
 func (c *Client) Head(ctx context.Context) (Head, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	var block *types.LightBlock
 	for range c.endpoints {
 		var err error
@@ -217,16 +222,25 @@ func (c *Client) fresh(b *types.LightBlock) bool { return c.now().Sub(b.Time) <=
 // verified returns the header at height, 0 for the newest, verified and
 // confirmed by a witness. Every endpoint gets a try as the primary.
 func (c *Client) verified(ctx context.Context, height int64) (*types.LightBlock, error) {
+	known := func() *types.LightBlock {
+		b, err := c.store.LightBlock(height)
+		if err != nil {
+			return nil
+		}
+		return b
+	}
+	if b := known(); b != nil {
+		return b, nil
+	}
 	select {
 	case c.turn <- struct{}{}:
 		defer func() { <-c.turn }()
 	case <-ctx.Done():
 		return nil, unreachable(ctx.Err(), "wait for the ledger's header")
 	}
-	if height > 0 {
-		if b, err := c.store.LightBlock(height); err == nil {
-			return b, nil
-		}
+	// Somebody else may have verified it meanwhile.
+	if b := known(); b != nil {
+		return b, nil
 	}
 	var liar, silent error
 	for range c.endpoints {

@@ -15,6 +15,7 @@ import (
 // TestWitnessExposesAForger sets a forger with every validator key against the
 // true ledger: whichever of them is asked first, the contradiction is noticed.
 func TestWitnessExposesAForger(t *testing.T) {
+	t.Parallel()
 	c := newChain(t, 1)
 	ctx := within(t, time.Minute)
 	forger := start(t, ledger.Config{Genesis: c.Genesis, ValidatorKey: c.ValidatorKey})

@@ -64,7 +64,7 @@ func TestHeadsNeverGoBack(t *testing.T) {
 	ctx := within(t, time.Minute)
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
-	for range 4 {
+	for range 2 {
 		wg.Go(func() {
 			var last uint64
 			for {
@@ -95,6 +95,7 @@ func TestHeadsNeverGoBack(t *testing.T) {
 }
 
 func TestRefusalHasTheRulesCode(t *testing.T) {
+	t.Parallel()
 	c := newChain(t, 1)
 	l := c.open(t, c.urls())
 	ctx := within(t, time.Minute)
@@ -228,6 +229,7 @@ func frozen(t testing.TB, url string, stop <-chan struct{}) string {
 }
 
 func TestFrozenHeadIsStale(t *testing.T) {
+	t.Parallel()
 	c := newChain(t, 1)
 	ctx := within(t, time.Minute)
 	// An idle head is up to two intervals old; the limit must be above that.
@@ -407,6 +409,7 @@ func TestPrimaryThatDiesIsReplaced(t *testing.T) {
 }
 
 func TestEndlessAndSilentAnswersEnd(t *testing.T) {
+	t.Parallel()
 	c := newChain(t, 1)
 	endless := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")

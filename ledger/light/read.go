@@ -56,6 +56,8 @@ func (c *Client) List(ctx context.Context, prefix string) (all []KV, at Head, er
 // prove asks the endpoints in turn until one gives a proof that check accepts
 // against a verified, fresh header.
 func (c *Client) prove(ctx context.Context, path string, data []byte, check func(canon.Hash, []byte) error) (Head, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	var fail error
 	for _, e := range c.order() {
 		head, err := c.proveBy(ctx, e, path, data, check)

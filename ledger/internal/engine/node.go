@@ -181,6 +181,7 @@ func cometConfig(cfg Config, p2pAddr string) *cometconfig.Config {
 	c.RPC.MaxBodyBytes = maxRequest
 	c.Instrumentation.Prometheus = false
 	c.TxIndex.Indexer = "null" // the application remembers outcomes, with proofs
+	c.Storage.DiscardABCIResponses = true
 	c.P2P.ListenAddress = "tcp://" + p2pAddr
 	c.P2P.PersistentPeers = strings.Join(cfg.PersistentPeers, ",")
 	c.P2P.PexReactor = false

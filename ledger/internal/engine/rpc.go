@@ -24,7 +24,7 @@ const (
 // served are the methods of CometBFT's RPC that light clients need. The others,
 // subscriptions and whatever tells about peers among them, are not served.
 var served = []string{
-	"health", "status", "header", "block", "block_results", "commit", "validators",
+	"health", "status", "header", "block", "commit", "validators",
 	"abci_query", "broadcast_tx_sync", "broadcast_evidence",
 }
 

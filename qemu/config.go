@@ -39,7 +39,7 @@ type Config struct {
 	Firmware Firmware
 
 	// Dir is a directory of this machine's own, for what lives as long as it
-	// (UEFI variables). "" means a temporary one, removed by Wait.
+	// (UEFI variables). "" means a temporary one if it is needed, removed by Wait.
 	Dir string
 
 	Disks []Disk
@@ -154,8 +154,8 @@ func (c Config) check() error {
 	return nil
 }
 
-// absolute makes every path absolute, because QEMU gets a working directory of
-// its own.
+// absolute makes every path absolute, because QEMU's working directory is the
+// root.
 func (c Config) absolute() (Config, error) {
 	var failed error
 	abs := func(p string) string {

@@ -76,14 +76,18 @@ func start(ctx context.Context, c Config) (_ *VM, err error) {
 			}
 		}
 	}()
-	ownDir := c.Dir == ""
+	// Only UEFI's variables need a directory; a machine without one leaves no
+	// trace even if this process is killed.
+	ownDir := c.Dir == "" && c.Firmware == UEFI
 	if ownDir {
 		if c.Dir, err = os.MkdirTemp("", "zos-qemu-"); err != nil {
 			return nil, err
 		}
 		undo = append(undo, func() { os.RemoveAll(c.Dir) })
-	} else if err := os.MkdirAll(c.Dir, 0o700); err != nil {
-		return nil, err
+	} else if c.Dir != "" {
+		if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+			return nil, err
+		}
 	}
 	var code, vars string
 	if c.Firmware == UEFI {
@@ -146,7 +150,7 @@ func start(ctx context.Context, c Config) (_ *VM, err error) {
 	cmd := exec.Command(bin, c.args(vm.accel, code, vars, fd)...)
 	cmd.ExtraFiles = inherited
 	cmd.Stdout, cmd.Stderr = vm.output, vm.output
-	cmd.Dir = c.Dir
+	cmd.Dir = "/" // every path is absolute, and no directory of anyone's is held
 	if vm.qemu, err = spawn(cmd); err != nil {
 		return nil, err
 	}

@@ -153,16 +153,23 @@ func (c *Client) Submit(ctx context.Context, s contract.Signed) error {
 
 // Signer returns the key of the given name.
 func (c *Client) Signer(ctx context.Context, name string) (sign.Signer, error) {
-	for _, k := range c.context.Keys {
-		if k.Name == name {
-			return c.open(ctx, k)
-		}
+	k, err := c.key(name)
+	if err != nil {
+		return nil, err
 	}
+	return c.open(ctx, k)
+}
+
+// key finds a key of the context by its name.
+func (c *Client) key(name string) (Key, error) {
 	names := make([]string, 0, len(c.context.Keys))
 	for _, k := range c.context.Keys {
+		if k.Name == name {
+			return k, nil
+		}
 		names = append(names, k.Name)
 	}
-	return nil, problem.New("key-unknown", "no key %q in context %s", name, c.context.Name).
+	return Key{}, problem.New("key-unknown", "no key %q in context %s", name, c.context.Name).
 		WithFix("%s", suggest(name, names, "add it with: zos key add "+name+" FILE"))
 }
 
@@ -223,20 +230,40 @@ func (c *Client) DefaultSigner(ctx context.Context, as string) (sign.Signer, err
 	return nil, problem.New("key-unknown", "which key signs?").WithFix("name one with --as NAME")
 }
 
-// SignerAmong returns the named key, or else the first key at hand that wanted
-// accepts: whoever has the right.
+// SignerAmong returns the first key at hand that wanted accepts: whoever has
+// the right. With a name it returns that key if it is accepted.
 func (c *Client) SignerAmong(ctx context.Context, as string, wanted func(sign.PublicKey) bool) (sign.Signer, error) {
+	k, err := c.keyAmong(as, wanted)
+	if err != nil {
+		return nil, err
+	}
+	return c.open(ctx, k)
+}
+
+// keyAmong is SignerAmong without opening the private key.
+func (c *Client) keyAmong(as string, wanted func(sign.PublicKey) bool) (Key, error) {
 	if as != "" {
-		return c.Signer(ctx, as)
+		k, err := c.key(as)
+		if err != nil {
+			return Key{}, err
+		}
+		pub, err := c.Public(k)
+		if err != nil {
+			return Key{}, err
+		}
+		if !wanted(pub) {
+			return Key{}, problem.New("not-permitted", "key %s has no right to this", as).WithFix("leave --as out, or name a key that has the right")
+		}
+		return k, nil
 	}
 	for _, k := range c.context.Keys {
 		pub, err := c.Public(k)
 		if err == nil && wanted(pub) {
-			return c.open(ctx, k)
+			return k, nil
 		}
 	}
-	return nil, problem.New("not-a-member", "no key in context %s has the right to this", c.context.Name).
-		WithFix("name one with --as NAME, or ask someone who has the right")
+	return Key{}, problem.New("not-permitted", "no key in context %s has the right to this", c.context.Name).
+		WithFix("add the key that has it: zos key add NAME FILE; or ask someone who has it")
 }
 
 // header begins a statement of this grid.

@@ -90,7 +90,12 @@ func (c Config) Load(name string) (*Context, error) {
 	}
 	b, err := os.ReadFile(c.path(name))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, problem.New("no-context", "no context %q in %s", name, c.Dir)
+		names, _, err := c.List()
+		if err != nil {
+			return nil, err
+		}
+		return nil, problem.New("no-context", "no context %q in %s", name, c.Dir).
+			WithFix("%s", suggest(name, names, "make one with: zos context create"))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read context %s: %w", name, err)
@@ -105,6 +110,38 @@ func (c Config) Load(name string) (*Context, error) {
 
 // Save writes a context and makes it the current one.
 func (c Config) Save(ctx *Context) error {
+	if err := c.Write(ctx); err != nil {
+		return err
+	}
+	return c.Use(ctx.Name)
+}
+
+// Use makes a context the current one.
+func (c Config) Use(name string) error {
+	if _, err := c.Load(name); err != nil {
+		return err
+	}
+	return replaceFile(filepath.Join(c.Dir, "current"), []byte(name+"\n"))
+}
+
+// List names the contexts, and the current one if there is one.
+func (c Config) List() (names []string, current string, err error) {
+	files, err := filepath.Glob(c.path("*"))
+	if err != nil {
+		return nil, "", fmt.Errorf("list the contexts: %w", err)
+	}
+	for _, f := range files {
+		names = append(names, strings.TrimSuffix(filepath.Base(f), ".json"))
+	}
+	b, err := os.ReadFile(filepath.Join(c.Dir, "current"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, "", fmt.Errorf("read the current context: %w", err)
+	}
+	return names, strings.TrimSpace(string(b)), nil
+}
+
+// Write writes a context and leaves the current one as it is.
+func (c Config) Write(ctx *Context) error {
 	if !contextName.MatchString(ctx.Name) {
 		return problem.New("name-invalid", "%q is no name of a context", ctx.Name).WithFix("use 1 to 63 of a-z, 0-9 and -")
 	}
@@ -118,7 +155,7 @@ func (c Config) Save(ctx *Context) error {
 	if err := replaceFile(c.path(ctx.Name), append(b, '\n')); err != nil {
 		return fmt.Errorf("save context %s: %w", ctx.Name, err)
 	}
-	return replaceFile(filepath.Join(c.Dir, "current"), []byte(ctx.Name+"\n"))
+	return nil
 }
 
 // replaceFile writes a file so that a reader sees the old or the new content.

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -27,6 +28,8 @@ type Planned struct {
 	Standing *plan.Plan // what runs now, nil for a new deployment
 	Group    contract.Group
 	Epoch    uint64
+	// Life is how long the proposal can gather approvals; 0 means ProposalLife.
+	Life time.Duration
 }
 
 // Action is what approving the plan does.
@@ -128,7 +131,7 @@ func (c *Client) Propose(ctx context.Context, p Planned, by sign.Signer) (canon.
 	return c.propose(ctx, contract.Approval{
 		Group: p.Plan.Group, GroupEpoch: p.Epoch, Action: p.Action(), Contract: p.Contract,
 		Name: p.Plan.Name, Version: p.Version, Plan: p.Bytes,
-	}, by)
+	}, p.Life, by)
 }
 
 // ProposeCancel proposes the end of a contract.
@@ -138,7 +141,8 @@ func (c *Client) ProposeCancel(ctx context.Context, id canon.Hash, by sign.Signe
 		return canon.Hash{}, err
 	}
 	if old.State != contract.ContractActive {
-		return canon.Hash{}, problem.New("contract-cancelled", "contract %s is cancelled already", old.Name)
+		return canon.Hash{}, problem.New("contract-cancelled", "contract %s is cancelled already", old.Name).
+			WithFix("nothing is left to do")
 	}
 	empty, err := canon.Marshal(plan.Plan{V: plan.Version, Group: old.Group, Name: old.Name})
 	if err != nil {
@@ -151,12 +155,15 @@ func (c *Client) ProposeCancel(ctx context.Context, id canon.Hash, by sign.Signe
 	return c.propose(ctx, contract.Approval{
 		Group: old.Group, GroupEpoch: epoch, Action: contract.ActionCancel, Contract: id,
 		Name: old.Name, Version: old.Version + 1, Plan: empty,
-	}, by)
+	}, 0, by)
 }
 
 // propose completes an approval statement, signs and sends it. The expiry is
 // counted from the ledger's time, which is what judges it.
-func (c *Client) propose(ctx context.Context, a contract.Approval, by sign.Signer) (canon.Hash, error) {
+func (c *Client) propose(ctx context.Context, a contract.Approval, life time.Duration, by sign.Signer) (canon.Hash, error) {
+	if life == 0 {
+		life = ProposalLife
+	}
 	l, err := c.Ledger(ctx)
 	if err != nil {
 		return canon.Hash{}, err
@@ -166,7 +173,7 @@ func (c *Client) propose(ctx context.Context, a contract.Approval, by sign.Signe
 		return canon.Hash{}, err
 	}
 	a.Header, a.Class, a.Nonce = c.header(contract.KindApproval), "workload", nonce()
-	a.Expiry = uint64(head.Time.Add(ProposalLife).Unix())
+	a.Expiry = uint64(head.Time.Add(life).Unix())
 	return c.submit(ctx, a, contract.KindApproval, by)
 }
 
@@ -232,7 +239,7 @@ func (c *Client) Proposals(ctx context.Context, all bool) ([]Proposal, error) {
 		}
 		out = append(out, p)
 	}
-	slices.SortStableFunc(out, func(a, b Proposal) int { return int(int64(a.Record.Time) - int64(b.Record.Time)) })
+	slices.SortStableFunc(out, func(a, b Proposal) int { return cmp.Compare(a.Record.Time, b.Record.Time) })
 	return out, nil
 }
 
@@ -256,10 +263,55 @@ func (c *Client) FindProposal(ctx context.Context, ref string) (Proposal, error)
 	return c.Proposal(ctx, id)
 }
 
+// MayApprove tells whether an approval by a key would count now, so that nobody
+// is asked to sign in vain. The ledger judges again; the codes are the same:
+// "not-a-member", "already-approved", "proposal-closed", "proposal-expired".
+//
+// It is also what answers a second approval with the same bytes: the ledger
+// knows that transaction and would return its first result.
+func (c *Client) MayApprove(ctx context.Context, p Proposal, key sign.PublicKey) error {
+	group, _, err := c.Group(ctx, p.Record.Group)
+	if err != nil {
+		return err
+	}
+	account, ok, err := c.AccountOf(ctx, key)
+	if err != nil {
+		return err
+	}
+	if !ok || group.Weight(account) == 0 {
+		return problem.New("not-a-member", "%s does not speak for a member of group %s", key.Fingerprint(), group.Name).
+			WithFix("let a member approve; who is one: zos group show %s", group.Name)
+	}
+	if slices.Contains(p.Record.Approvers, account) {
+		return problem.New("already-approved", "this account has approved proposal %s already; it counts once", p.ID.Short()).
+			WithFix("let another member approve")
+	}
+	if p.Record.State != contract.ProposalOpen {
+		return problem.New("proposal-closed", "proposal %s is %s already", p.ID.Short(), p.Record.State).
+			WithFix("look at: zos proposals --all")
+	}
+	l, err := c.Ledger(ctx)
+	if err != nil {
+		return err
+	}
+	head, err := l.Head(ctx)
+	if err != nil {
+		return err
+	}
+	if p.Record.Expiry <= uint64(head.Time.Unix()) {
+		return problem.New("proposal-expired", "proposal %s expired at %s", p.ID.Short(), time.Unix(int64(p.Record.Expiry), 0).UTC().Format(time.RFC3339)).
+			WithFix("propose it again: zos deploy FILE")
+	}
+	return nil
+}
+
 // Approve signs the very bytes of a proposal and sends the approval.
 func (c *Client) Approve(ctx context.Context, p Proposal, by sign.Signer) error {
+	if err := c.MayApprove(ctx, p, by.Public()); err != nil {
+		return err
+	}
 	if len(p.Statement) == 0 {
-		return problem.New("proposal-decided", "proposal %s is %s", p.ID.Short(), p.Record.State)
+		return problem.New("proposal-closed", "proposal %s holds no statement to sign", p.ID.Short())
 	}
 	s, err := contract.Countersign(ctx, contract.Signed{Statement: p.Statement}, contract.KindApproval, by)
 	if err != nil {

@@ -109,7 +109,7 @@ func (c *Client) imageUnknown(ctx context.Context, ref string, cause error) erro
 	p := problem.New("image-unknown", "no image %s: %w", ref, cause)
 	entries, err := hub.ReadTagIndex(ctx, nil, c.context.Hubs, c.Grid())
 	if err != nil {
-		return p.WithFix("publish it with: zos flist publish")
+		return p.WithFix("publish it with: zos flist build --tag %s", ref)
 	}
 	names, err := c.Names(ctx)
 	if err != nil {
@@ -119,7 +119,7 @@ func (c *Client) imageUnknown(ctx context.Context, ref string, cause error) erro
 	for _, e := range entries {
 		known = append(known, names.Of(e.Publisher)+"/"+e.Name+":"+e.Tag)
 	}
-	return p.WithFix("%s", suggest(ref, known, "publish it with: zos flist publish"))
+	return p.WithFix("%s", suggest(ref, known, "publish it with: zos flist build --tag "+ref))
 }
 
 // Manifest returns a flist's manifest, checked against its digest, from the

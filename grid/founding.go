@@ -140,7 +140,7 @@ func (f *founding) delegate(ctx context.Context, d dir, c *client.Client, farmer
 		if rec.Delegation, err = c.Delegate(ctx, contract.Delegation{
 			Farm: f.farm, Key: f.agent.Public(), Actions: []string{contract.MayAdmit, contract.MayRekey},
 			Count:    MaxNodes,
-			Capacity: contract.Capacity{CPU: MaxNodes * 64_000, Memory: MaxNodes << 40, Disk: MaxNodes << 50}, Sequence: 1,
+			Capacity: contract.Capacity{CPU: MaxNodes * 64_000, Memory: MaxNodes << 36, Disk: MaxNodes << 40}, Sequence: 1,
 			Expiry: uint64(time.Now().Add(years).Unix()),
 		}, farmer); err != nil {
 			return fmt.Errorf("delegate to the farm's agent: %w", err)

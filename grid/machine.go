@@ -35,6 +35,7 @@ type machine struct {
 	mu    sync.Mutex
 	vm    *qemu.VM
 	boots int
+	held  chan struct{} // not nil: stay off until it is closed
 }
 
 // newMachine lays out the hardware of node number i in the grid's directory.
@@ -51,14 +52,14 @@ func newMachine(d dir, name string, i int, o Options, bootFile string, log *slog
 	if o.Memory != 0 {
 		c.MemoryMB = o.Memory
 	}
-	switch o.Identity {
+	switch identity := o.identity(i); identity {
 	case IdentityDisk, IdentityTPM:
 		disk := filepath.Join(home, "disk.img")
 		if err := makeDisk(disk); err != nil {
 			return nil, fmt.Errorf("make the disk of %s: %w", name, err)
 		}
 		c.Disks = []qemu.Disk{{Path: disk, Serial: serialOf(name)}}
-		if o.Identity == IdentityTPM {
+		if identity == IdentityTPM {
 			c.TPM = filepath.Join(home, "tpm")
 		}
 	case IdentityNone:
@@ -118,8 +119,46 @@ func (m *machine) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-m.released():
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
 		case <-time.After(powerOnPause):
 		}
+	}
+}
+
+// released is closed when the machine may be powered on.
+func (m *machine) released() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.held != nil {
+		return m.held
+	}
+	free := make(chan struct{})
+	close(free)
+	return free
+}
+
+// powerOff cuts the power, as pulling the plug would, until powerOn.
+func (m *machine) powerOff() error {
+	m.mu.Lock()
+	vm := m.vm
+	if m.held == nil {
+		m.held = make(chan struct{})
+	}
+	m.mu.Unlock()
+	return kill(vm)
+}
+
+// powerOn gives power again.
+func (m *machine) powerOn() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.held != nil {
+		close(m.held)
+		m.held = nil
 	}
 }
 

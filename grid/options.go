@@ -3,6 +3,7 @@ package grid
 import (
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/problem"
@@ -24,6 +25,8 @@ type Options struct {
 	Dir      string // everything that the grid writes; made when absent
 	Image    string // directory that `zos boot image` made
 	Nodes    int    // machines, 1 to MaxNodes
+	// Identity says where nodes keep their keys; several ways, separated by
+	// commas, are given to the nodes in turn.
 	Identity string
 	Firmware qemu.Firmware
 	Memory   int // MiB per machine; 0: what its identity needs
@@ -36,22 +39,33 @@ func (o Options) validate() error {
 	switch {
 	case o.Nodes < 1 || o.Nodes > MaxNodes:
 		return problem.New("option-invalid", "%d nodes: a grid on one machine has 1 to %d", o.Nodes, MaxNodes)
-	case o.Identity != IdentityDisk && o.Identity != IdentityTPM && o.Identity != IdentityNone:
-		return problem.New("option-invalid", "identity %q", o.Identity).WithFix("write disk, tpm or none")
 	case o.Firmware != qemu.BIOS && o.Firmware != qemu.UEFI:
 		return problem.New("option-invalid", "firmware %q", o.Firmware).WithFix("write bios or uefi")
 	case o.Memory != 0 && o.Memory < 256:
 		return problem.New("option-invalid", "%d MiB of memory are too few for a node", o.Memory).WithFix("give it 512")
 	}
+	for i := range o.Nodes {
+		switch id := o.identity(i + 1); id {
+		case IdentityDisk, IdentityTPM, IdentityNone:
+		default:
+			return problem.New("option-invalid", "identity %q", id).WithFix("write disk, tpm or none")
+		}
+	}
 	return nil
+}
+
+// identity is where node number i, from 1, keeps its keys.
+func (o Options) identity(i int) string {
+	ways := strings.Split(o.Identity, ",")
+	return ways[(i-1)%len(ways)]
 }
 
 // slotOf is what the farm declares of node number i.
 func (o Options) slotOf(name string, i, memoryMB int) contract.Slot {
-	s := contract.Slot{Name: name, Hint: "mac:" + macOf(i), Disks: []string{}, Identity: o.Identity,
+	s := contract.Slot{Name: name, Hint: "mac:" + macOf(i), Disks: []string{}, Identity: o.identity(i),
 		// The system itself keeps 192 MiB.
 		Capacity: contract.Capacity{CPU: 1000, Memory: uint64(memoryMB-192) << 20, Disk: 64 << 20}}
-	if o.Identity != IdentityNone {
+	if o.identity(i) != IdentityNone {
 		s.Disks = []string{serialOf(name)}
 		s.Capacity.Disk = diskSize / 2
 	}

@@ -268,7 +268,7 @@ func (g *Grid) State() State {
 	}
 	for i, m := range g.machines {
 		n := m.state()
-		n.Slot, n.Identity = g.founding.slotIDs[i].String(), g.o.Identity
+		n.Slot, n.Identity = g.founding.slotIDs[i].String(), g.o.identity(i+1)
 		s.Nodes = append(s.Nodes, n)
 	}
 	return s

@@ -118,7 +118,7 @@ func (n *Node) openStore() (err error) {
 func (n *Node) openKinds() (err error) {
 	n.kind, err = container.New(container.Config{
 		Data: dataWorkloads, InMemory: n.at.Disk.Kind == boot.DiskZram,
-		Rootfs: rootfs{n.store, n.fault}, Log: n.log,
+		Rootfs: rootfs{n.store, n.fault, n.log}, Log: n.log,
 	})
 	if err != nil {
 		return err

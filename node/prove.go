@@ -276,8 +276,8 @@ func (p *prover) evidence(ctx context.Context, l ledger, entry contract.RunEntry
 	}
 	e.Group = g.Signed
 	var founding contract.Group
-	if err := canon.Unmarshal(g.Signed.Statement, &founding); err != nil {
-		return e, nil // Judge says what is wrong with it
+	if err := canon.UnmarshalLimit(g.Signed.Statement, contract.MaxPlain, &founding); err != nil || founding.Validate() != nil {
+		return e, nil // Judge says what is wrong with it; a list without bounds is not read
 	}
 	for _, m := range founding.Members {
 		a, _, err := get[contract.AccountRecord](ctx, l, contract.KeyAccount(m.Account))

@@ -134,7 +134,7 @@ func TestSilentNodeAndBusAreToldApart(t *testing.T) {
 	k := newKeys(t)
 	w.bound[slot] = bus.Binding{Epoch: 1, SigningKey: k.signer.Public(), SealingKey: k.sealing.Public()}
 	short := func() context.Context {
-		c, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+		c, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 		t.Cleanup(cancel)
 		return c
 	}

@@ -266,8 +266,7 @@ func TestStreamBelongsToWhoOpenedIt(t *testing.T) {
 	o := <-opened
 	params, err := canon.Marshal(bus.Renewal{Stream: o.Hash(), End: true})
 	must(t, err)
-	short := brief(t)
-	_, err = w.client(t, w.outsider, m.people).Call(short, bus.Ask{Slot: slot, Contract: contract, Method: bus.MethodRenew, Params: params})
+	_, err = w.greeted(t, w.outsider, m.people).Call(brief(t), bus.Ask{Slot: slot, Contract: contract, Method: bus.MethodRenew, Params: params})
 	wantCode(t, err, "node-silent")
 	refusedSoon(t, n, "stream-unknown", 1)
 	if _, err := st.Next(brief(t)); problem.Code(err) != "" || !errors.Is(err, context.DeadlineExceeded) {

@@ -209,6 +209,16 @@ func (w *world) client(t testing.TB, s sign.Signer, urls ...string) *bus.Client 
 	return c
 }
 
+// greeted is a client that has said hello, so that a short call is about the
+// call alone.
+func (w *world) greeted(t testing.TB, s sign.Signer, urls ...string) *bus.Client {
+	t.Helper()
+	c := w.client(t, s, urls...)
+	_, err := c.Hello(ctx(t), slot)
+	must(t, err)
+	return c
+}
+
 func ask(method string) bus.Ask {
 	a := bus.Ask{Slot: slot, Method: method, Params: []byte("web")}
 	if method == bus.MethodStatus || method == bus.MethodLogs {

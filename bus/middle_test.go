@@ -114,7 +114,7 @@ func TestRequestOfAnEarlierBootIsRefused(t *testing.T) {
 	n := w.start(t, slot, k, m.node)
 	held := make(chan []byte, 1)
 	m.onRequest(func(m *middle, data []byte, reply string) { held <- data })
-	_, err := w.client(t, w.member, m.people).Call(brief(t), ask(bus.MethodStatus))
+	_, err := w.greeted(t, w.member, m.people).Call(brief(t), ask(bus.MethodStatus))
 	wantCode(t, err, "node-silent")
 	n.stop()
 	n = w.start(t, slot, k, m.node)
@@ -151,7 +151,7 @@ func TestRequestReSealedToAnotherNodeIsRefused(t *testing.T) {
 		m.b.PublishRequest(bus.RequestSubject(second), reply, again)
 		m.b.PublishRequest(bus.RequestSubject(second), reply, data) // and as it was
 	})
-	_, err := w.client(t, w.member, m.people).Call(brief(t), ask(bus.MethodStatus))
+	_, err := w.greeted(t, w.member, m.people).Call(brief(t), ask(bus.MethodStatus))
 	wantCode(t, err, "node-silent")
 	refusedSoon(t, other, "request-misdirected", 1)
 	refusedSoon(t, other, "unsealable", 1)
@@ -178,7 +178,7 @@ func TestAlteredRequestIsRefused(t *testing.T) {
 		m.toNode(make([]byte, 1<<19), reply)
 		count <- sent + 3
 	})
-	_, err := w.client(t, w.member, m.people).Call(brief(t), ask(bus.MethodStatus))
+	_, err := w.greeted(t, w.member, m.people).Call(brief(t), ask(bus.MethodStatus))
 	wantCode(t, err, "node-silent")
 	refusedSoon(t, n, "unsealable", uint64(<-count))
 	refusedSoon(t, n, "request-invalid", 1)
@@ -390,7 +390,7 @@ func TestLostOrReorderedRepliesAreNoticed(t *testing.T) {
 		n := w.start(t, slot, newKeys(t), m.node)
 		n.HandleCall(bus.MethodNode, func(context.Context, bus.Query) ([]byte, error) { return make([]byte, 3*bus.MaxChunk), nil })
 		reorder(m, func(n int, data []byte) [][]byte { return pick(n != 2, data) })
-		_, err := w.client(t, w.farm, m.people).Call(brief(t), ask(bus.MethodNode))
+		_, err := w.greeted(t, w.farm, m.people).Call(brief(t), ask(bus.MethodNode))
 		wantCode(t, err, "node-silent")
 	})
 	t.Run("control: repeated replies do no harm", func(t *testing.T) {

@@ -26,6 +26,10 @@ type AskConfig struct {
 	SealingKey []byte
 	BootNonce  [16]byte
 	Hints      []string
+	// Proven tells whether the ledger, as the node itself has verified it, binds
+	// these keys, and at which epoch. With it, a node that is bound needs no agent,
+	// and the agent's word alone makes none. May be nil.
+	Proven func(ctx context.Context) (epoch uint64, ok bool)
 	// On is told each verified answer, for the console. May be nil.
 	On     func(Answer)
 	Logger *slog.Logger
@@ -37,9 +41,10 @@ const (
 	askMost     = time.Minute      // pause between asking, at most
 )
 
-// Ask asks the farm's agent until it says that the node's keys are bound, and
-// returns their epoch. It needs no clock and gives up only with ctx. The agent's
-// word is not proof: the node goes on to read its binding from the ledger.
+// Ask asks the farm's agent until the node's keys are bound, and returns their
+// epoch. It needs no clock and gives up only with ctx. Without cfg.Proven it rests
+// on the agent's word, which is not proof: the caller goes on to read the binding
+// from the ledger.
 func Ask(ctx context.Context, cfg AskConfig) (epoch uint64, err error) {
 	if cfg.Conn == nil || cfg.Signer == nil || len(cfg.FarmKey) == 0 {
 		return 0, errors.New("ask to join: bus, signer and the farm's key are needed")
@@ -60,6 +65,11 @@ func Ask(ctx context.Context, cfg AskConfig) (epoch uint64, err error) {
 	}
 	signed := false // the last answer was "sign", and we did
 	for {
+		if cfg.Proven != nil {
+			if epoch, ok := cfg.Proven(ctx); ok {
+				return epoch, nil
+			}
+		}
 		a, err := askOnce(ctx, cfg, n)
 		if ctx.Err() != nil {
 			return 0, fmt.Errorf("ask to join: %w", ctx.Err())
@@ -69,8 +79,10 @@ func Ask(ctx context.Context, cfg AskConfig) (epoch uint64, err error) {
 		case err != nil:
 			log.Info("the farm's agent does not answer", "error", err)
 		case a.Outcome == ReplyBound:
-			tell(cfg, a)
-			return a.Epoch, nil
+			if cfg.Proven == nil {
+				tell(cfg, a)
+				return a.Epoch, nil
+			}
 		case a.Outcome == ReplySign:
 			n.Epoch, n.Delegation, n.Expiry = a.Epoch, a.Delegation, a.Time+bindingLife
 			if !signed {

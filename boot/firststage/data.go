@@ -52,10 +52,15 @@ func (d data) open(ctx context.Context) (boot.Disk, error) {
 	if err != nil {
 		reasons = append(reasons, err.Error())
 	}
-	for _, c := range ChooseDisks(disks, d.slot.Disks) {
+	choices := ChooseDisks(disks, d.slot.Disks)
+	for _, c := range choices {
 		if c.Use == Leave {
 			reasons = append(reasons, c.Device+" "+c.Why)
 			d.console.Printf("%s is left alone: it %s", c.Device, c.Why)
+		}
+	}
+	for _, c := range choices {
+		if c.Use == Leave {
 			continue
 		}
 		fresh, err := d.use(c)

@@ -310,7 +310,7 @@ func (s *stage) system(ctx context.Context) error {
 	wait := s.MinWait
 	for n := uint64(1); ; n++ {
 		var accepted []Accepted
-		err := s.Try(ctx, "release", n, wait, func(ctx context.Context) (detail string, err error) {
+		_ = s.Try(ctx, "release", n, wait, func(ctx context.Context) (detail string, err error) {
 			accepted, detail, err = s.releases(ctx)
 			return detail, err
 		})
@@ -319,8 +319,7 @@ func (s *stage) system(ctx context.Context) error {
 			if i < len(accepted)-1 {
 				next = 0
 			}
-			err = s.Try(ctx, "system", n, next, func(ctx context.Context) (string, error) { return s.boot(ctx, r) })
-			if err == nil {
+			if s.Try(ctx, "system", n, next, func(ctx context.Context) (string, error) { return s.boot(ctx, r) }) == nil {
 				return nil
 			}
 		}

@@ -129,6 +129,22 @@ func TestForeignDiskIsLeftUntouchedAndMemoryServes(t *testing.T) {
 	}
 }
 
+// The disk reads well and refuses every write, as flash at its end does.
+func TestFailingDiskDegradesToMemory(t *testing.T) {
+	g := newTestGrid(t)
+	g.serve()
+	g.publish(contract.Release{Sequence: 1}, g.release)
+	m := g.boot(qemu.Config{MemoryMB: 512, Extra: []string{
+		"-blockdev", "driver=blkdebug,node-name=failing,image.driver=file,image.filename=" + disk(t, 512<<20) +
+			",inject-error.0.event=none,inject-error.0.iotype=write,inject-error.0.errno=5",
+		"-device", "virtio-blk-pci,drive=failing,serial=named-1,werror=report,rerror=report",
+	}})
+	m.WaitConsole(t, `zos: /dev/vda can't be used: format /dev/vda: .*input/output error`, bootTime)
+	m.WaitConsole(t, `zos: disk … ok .* in memory, .*format /dev/vda`, stepTime)
+	m.WaitConsole(t, `zosd: handover .*disk=zram serial= fresh=true`, bootTime)
+	m.WaitConsole(t, `zosd: degraded \["disk: format /dev/vda`, stepTime)
+}
+
 func TestBadReleasesAreRefusedUntilAGoodOneAppears(t *testing.T) {
 	g := newTestGrid(t)
 	g.archive.ReleaseFloor = 5

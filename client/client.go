@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -175,11 +174,7 @@ func (c *Client) key(name string) (Key, error) {
 
 func (c *Client) open(ctx context.Context, k Key) (sign.Signer, error) {
 	if k.File != "" {
-		path := k.File
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(c.config.Dir, path)
-		}
-		s, err := sign.FromFile(path)
+		s, err := sign.FromFile(c.config.keyFile(k))
 		if err != nil {
 			return nil, fmt.Errorf("open key %s: %w", k.Name, err)
 		}
@@ -198,23 +193,7 @@ func (c *Client) open(ctx context.Context, k Key) (sign.Signer, error) {
 }
 
 // Public returns the public half of a key without opening the private one.
-func (c *Client) Public(k Key) (sign.PublicKey, error) {
-	if k.Public != "" {
-		return sign.ParseAuthorizedKey(k.Public)
-	}
-	path := k.File
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(c.config.Dir, path)
-	}
-	if line, err := os.ReadFile(path + ".pub"); err == nil {
-		return sign.ParseAuthorizedKey(string(line))
-	}
-	s, err := sign.FromFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("open key %s: %w", k.Name, err)
-	}
-	return s.Public(), nil
-}
+func (c *Client) Public(k Key) (sign.PublicKey, error) { return c.config.Public(k) }
 
 // DefaultSigner returns the named key, or the context's default, or its only
 // key.

@@ -14,6 +14,7 @@ import (
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/sign"
 )
 
 // ConfigEnv names the environment variable that holds the configuration
@@ -182,4 +183,29 @@ func (c *Context) SetKey(k Key) {
 		return
 	}
 	c.Keys = append(c.Keys, k)
+}
+
+// keyFile is where a key's private half lies.
+func (c Config) keyFile(k Key) string {
+	if filepath.IsAbs(k.File) {
+		return k.File
+	}
+	return filepath.Join(c.Dir, k.File)
+}
+
+// Public returns the public half of a key, without opening the private one if
+// a .pub file lies beside it.
+func (c Config) Public(k Key) (sign.PublicKey, error) {
+	if k.Public != "" {
+		return sign.ParseAuthorizedKey(k.Public)
+	}
+	path := c.keyFile(k)
+	if line, err := os.ReadFile(path + ".pub"); err == nil {
+		return sign.ParseAuthorizedKey(strings.TrimSpace(string(line)))
+	}
+	s, err := sign.FromFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("open key %s: %w", k.Name, err)
+	}
+	return s.Public(), nil
 }

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"github.com/zero-os/zos/canon"
@@ -80,6 +81,27 @@ func (c *Client) FindContract(ctx context.Context, ref string) (Contract, error)
 	return c.Contract(ctx, id)
 }
 
+// Contracts lists all contracts, cancelled ones included.
+func (c *Client) Contracts(ctx context.Context) ([]Contract, error) {
+	records, err := List[contract.ContractRecord](ctx, c, "contract/")
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Contract, 0, len(records))
+	for _, r := range records {
+		id, err := canon.ParseHash(r.Name)
+		if err != nil {
+			return nil, fmt.Errorf("read ledger record contract/%s: %w", r.Name, err)
+		}
+		k, err := c.newest(id, r.Value)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, k)
+	}
+	return out, nil
+}
+
 // Workload is one workload of a standing contract and the node's word on it.
 type Workload struct {
 	Contract   string     `json:"contract"` // group/deployment
@@ -101,7 +123,7 @@ type Workload struct {
 // Workloads lists what active contracts run. A receipt counts if the slot's
 // own key signed it and it is of the contract's newest version.
 func (c *Client) Workloads(ctx context.Context) ([]Workload, error) {
-	records, err := List[contract.ContractRecord](ctx, c, "contract/")
+	contracts, err := c.Contracts(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -110,18 +132,11 @@ func (c *Client) Workloads(ctx context.Context) ([]Workload, error) {
 		return nil, err
 	}
 	out := []Workload{}
-	for _, r := range records {
-		if r.Value.State != contract.ContractActive {
+	for _, k := range contracts {
+		if k.State != contract.ContractActive {
 			continue
 		}
-		id, err := canon.ParseHash(r.Name)
-		if err != nil {
-			return nil, err
-		}
-		k, err := c.newest(id, r.Value)
-		if err != nil {
-			return nil, err
-		}
+		id := k.ID
 		receipts, err := c.receipts(ctx, id)
 		if err != nil {
 			return nil, err

@@ -63,7 +63,10 @@ func (a *app) approve(ctx context.Context, c *client.Client, ref, planHash strin
 				WithFix("look at what it says: zos approve %s", p.ID.Short())
 		}
 	}
-	if len(p.Statement) > 0 && !yes {
+	if err := c.MayApprove(ctx, p, by.Public()); err != nil {
+		return fmt.Errorf("approve %s: %w", p.ID.Short(), err)
+	}
+	if !yes {
 		if err := a.showStatement(ctx, c, p); err != nil {
 			return err
 		}

@@ -85,5 +85,16 @@ repro: deps
 	echo "repro: $$(wc -l < build/repro/one.sha256) files have equal digests in both directories"; \
 	cat build/repro/one.sha256 | grep -E 'image/(vmlinuz|initrd|os)|zos'
 
+# bench prints the measures of docs/reference/benchmarks.md as a table.
+BENCHFLAGS ?=
+bench: deps build
+	$(GO) run ./bench $(BENCHFLAGS)
+
+# soak cuts the power of three nodes at random; SEED and FOR choose the run.
+SEED ?= 1
+FOR  ?= 1h
+soak: deps build
+	$(GO) test -tags soak -count=1 -timeout 0 -run TestSoak -v ./grid -args -soak.seed $(SEED) -soak.for $(FOR)
+
 clean:
 	rm -rf bin build

@@ -91,6 +91,10 @@ func New(cfg Config) (*Kind, error) {
 			return nil, fmt.Errorf("containers: %w", err)
 		}
 	}
+	// Now, so that the first workload leaves no more behind than any other.
+	if err := os.MkdirAll(string(cgroup.At(cfg.CgroupParent)), 0o755); err != nil {
+		return nil, fmt.Errorf("containers: %w", err)
+	}
 	if err := passable(cfg.Run); err != nil {
 		return nil, fmt.Errorf("containers: %w", err)
 	}

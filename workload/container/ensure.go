@@ -17,7 +17,7 @@ import (
 
 // settle is how long Ensure waits for a fresh shim to tell how the first start
 // went. A start that takes longer, because files are being fetched, goes on.
-const settle = 15 * time.Second
+const settle = 30 * time.Second
 
 // Ensure implements workload.Kind. It returns nil once a shim looks after the
 // workload, or its restart policy is satisfied; Observe tells how it goes from

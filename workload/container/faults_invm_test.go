@@ -19,6 +19,7 @@ import (
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/workload"
+	"github.com/zero-os/zos/workload/footprint"
 	"github.com/zero-os/zos/workload/logs"
 )
 
@@ -100,21 +101,23 @@ func TestShimKilledAndContainerLives(t *testing.T) {
 	})
 }
 
-func TestRuncKilledInMidCreate(t *testing.T) {
+func TestRuncOrShimKilledInMidCreate(t *testing.T) {
 	k := kind(t, &plainRootfs{})
-	for round := range 3 {
+	for round, program := range []string{"/bin/runc", "/bin/zos-shim", "/bin/runc", "/bin/zos-shim"} {
 		d := desire(t, fmt.Sprintf("app-%d", round), []string{"serve"})
 		ctx, cancel := context.WithCancel(context.Background())
 		killed := make(chan int, 1)
-		go func() { killed <- killPrograms(ctx, "/bin/runc", 2, time.Duration(round)*30*time.Millisecond) }()
-		_ = k.Ensure(timeout(t), d) // may well say that the start failed
+		go func() { killed <- killPrograms(ctx, program, 2, time.Duration(round)*30*time.Millisecond) }()
 		until(t, "running in spite of it", func() bool {
-			s := observe(t, k, d.ID)
-			return s.State == contract.StateRunning || status(t, k, d.ID).Process.Alive()
+			if s := observe(t, k, d.ID); s.State == contract.StateRunning {
+				return true
+			}
+			_ = k.Ensure(timeout(t), d) // may well say that the start failed
+			return false
 		})
 		cancel()
 		if n := <-killed; n == 0 {
-			t.Error("no runc was killed")
+			t.Errorf("no %s was killed", program)
 		}
 		output(t, k, d.ID, "line 3")
 		must(t, k.Remove(timeout(t), d.ID))
@@ -148,10 +151,16 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	must(t, k.Ensure(timeout(t), warm))
 	must(t, k.Remove(timeout(t), warm.ID))
 	before := snapshot(t)
+	numbers, err := footprint.Read(k.cfg.Data)
+	must(t, err)
 
 	d := desire(t, "app", []string{"serve"})
 	must(t, k.Ensure(timeout(t), d))
 	output(t, k, d.ID, "line 2")
+	if more, err := footprint.Read(k.cfg.Data); err != nil || more.Mounts <= numbers.Mounts || more.Cgroups <= numbers.Cgroups ||
+		more.Namespaces < numbers.Namespaces+7 || more.Bytes < numbers.Bytes+64<<20 || more.Interfaces != numbers.Interfaces {
+		t.Errorf("footprint %+v, with a workload %+v (%v)", numbers, more, err)
+	}
 	if len(snapshot(t)) <= len(before) {
 		t.Fatal("the comparison sees nothing of a running workload")
 	}
@@ -160,6 +169,9 @@ func TestRemoveLeavesNothing(t *testing.T) {
 		t.Error("still observed after Remove")
 	}
 	same(t, before)
+	if now, err := footprint.Read(k.cfg.Data); err != nil || now != numbers {
+		t.Errorf("footprint %+v, then %+v (%v)", numbers, now, err)
+	}
 	must(t, k.Remove(timeout(t), d.ID)) // nothing to do is no error
 
 	// With the shim dead.

@@ -259,18 +259,18 @@ func desire(t *testing.T, name string, args []string, opts ...option) workload.D
 }
 
 func timeout(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-// until polls f for up to a minute.
+// until polls f for up to three minutes.
 func until(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	end := time.Now().Add(time.Minute)
+	end := time.Now().Add(3 * time.Minute)
 	for !f() {
 		if time.Now().After(end) {
-			t.Fatalf("waited a minute for: %s", what)
+			t.Fatalf("waited three minutes for: %s", what)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}

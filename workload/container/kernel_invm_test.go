@@ -75,6 +75,54 @@ func TestContainerIsConfined(t *testing.T) {
 	}
 }
 
+func TestOtherUserAndSetuidWhereAskedFor(t *testing.T) {
+	k := kind(t, &plainRootfs{})
+	d := desire(t, "web", []string{"report"}, func(_ *workload.Desired, c *planContainer) { c.UID, c.GID, c.NoNewPrivs = 1000, 1001, false })
+	must(t, k.Ensure(timeout(t), d))
+	var got map[string]any
+	must(t, json.Unmarshal([]byte(output(t, k, d.ID, "{")), &got))
+	for key, want := range map[string]any{
+		"uid": 1000.0, "gid": 1001.0, "Seccomp": "2", "NoNewPrivs": "0", "CapEff": "0000000000000000", "CapBnd": "0000000000000000",
+		"open /dev/stdout": "<nil>",
+	} {
+		if got[key] != want {
+			t.Errorf("%s: have %v, want %v", key, got[key], want)
+		}
+	}
+	if got["write /"] == "<nil>" {
+		t.Error("user 1000 wrote to /")
+	}
+}
+
+// A reboot takes away what is in memory: run directory, mounts, cgroups, processes.
+func TestRebootKeepsLayerAndFinishedJobs(t *testing.T) {
+	k := kind(t, &plainRootfs{})
+	k.cfg.InMemory = true // the other kind of layer, without a journal
+	service := desire(t, "service", []string{"append", "/file"}, func(d *workload.Desired, _ *planContainer) { d.Plan.Resources.Disk = 1 })
+	job := desire(t, "job", []string{"exit", "4"}, restart("never"))
+	must(t, k.Ensure(timeout(t), service))
+	must(t, k.Ensure(timeout(t), job))
+	output(t, k, service.ID, "lines 1")
+	until(t, "job over", func() bool { return observe(t, k, job.ID).State == contract.StateExited })
+	base, err := readRecord(k.place(service.ID))
+	must(t, err)
+	for _, id := range []workload.ID{service.ID, job.ID} {
+		must(t, k.end(timeout(t), k.place(id)))
+	}
+	if s := observe(t, k, service.ID); s.State != contract.StatePending || s.Version != 1 {
+		t.Errorf("after the reboot: %+v", s)
+	}
+	must(t, k.Ensure(timeout(t), service))
+	must(t, k.Ensure(timeout(t), job))
+	output(t, k, service.ID, "lines 2")
+	if now, err := readRecord(k.place(service.ID)); err != nil || now.IDBase != base.IDBase {
+		t.Errorf("range of user ids %d, then %d (%v)", base.IDBase, now.IDBase, err)
+	}
+	if s := observe(t, k, job.ID); s.State != contract.StateExited || s.ExitCode != 4 || s.Reason != "exited" {
+		t.Errorf("a finished job after the reboot: %+v", s)
+	}
+}
+
 func TestEnsureIsIdempotentAndReplacesVersions(t *testing.T) {
 	k := kind(t, &plainRootfs{})
 	d := desire(t, "app", []string{"append", "/file"})

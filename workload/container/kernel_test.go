@@ -35,7 +35,7 @@ func TestInTheNodesKernel(t *testing.T) {
 			"/bin/payload":  vmtest.BuildStatic(t, "./testdata/payload"),
 		},
 		Args:    []string{"-test.v"},
-		Timeout: 8 * time.Minute,
+		Timeout: 12 * time.Minute,
 	})
 	for line := range strings.Lines(console) {
 		if strings.Contains(line, "measured:") || strings.Contains(line, "--- PASS") {

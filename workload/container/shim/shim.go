@@ -234,7 +234,6 @@ func (s *shim) take(ctx context.Context, ref process.Ref, child bool) (*running,
 // ctx ends.
 func (s *shim) wait(ctx context.Context, c *running) error {
 	defer c.handle.Close()
-	bg := context.WithoutCancel(ctx)
 	if err := c.handle.Wait(ctx); err != nil {
 		if ctx.Err() == nil {
 			return err
@@ -243,15 +242,11 @@ func (s *shim) wait(ctx context.Context, c *running) error {
 			return err
 		}
 		_ = c.handle.Signal(unix.SIGTERM)
-		grace, cancel := context.WithTimeout(bg, s.spec.Grace)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.spec.Grace)
 		err := c.handle.Wait(grace)
 		cancel()
 		if err != nil {
-			if err := cgroup.Group(s.spec.Cgroup).Kill(bg); err != nil {
-				return err
-			}
-			_ = c.handle.Signal(unix.SIGKILL)
-			if err := c.handle.Wait(bg); err != nil {
+			if err := s.kill(c); err != nil {
 				return err
 			}
 		}
@@ -274,6 +269,17 @@ func (s *shim) wait(ctx context.Context, c *running) error {
 	}
 	s.ended(exit)
 	return s.clean()
+}
+
+// kill ends the container by force.
+func (s *shim) kill(c *running) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := cgroup.Group(s.spec.Cgroup).Kill(ctx); err != nil {
+		return err
+	}
+	_ = c.handle.Signal(unix.SIGKILL) // in case that it was in no cgroup
+	return c.handle.Wait(ctx)
 }
 
 // orphanExit asks process 1's records, which may come a moment after the end. The

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -193,7 +194,7 @@ func (n *Node) member(ctx context.Context) error {
 	epoch, err := farm.Ask(ctx, farm.AskConfig{
 		Conn: n.conn, Grid: n.at.grid.ID, Farm: n.at.grid.FarmID, FarmKey: sign.PublicKey(n.at.grid.Farm.Key),
 		Slot: n.at.Slot, Signer: n.keys.Signer, SealingKey: n.keys.Sealing.Public(), BootNonce: n.keys.BootNonce,
-		Hints: identity.Hints("/sys"), Logger: n.log,
+		Hints: identity.Hints("/sys"), Proven: n.bound, Logger: n.log,
 		On: func(a farm.Answer) {
 			n.log.Info("the farm's agent answers", "outcome", a.Outcome, "epoch", a.Epoch, "retry", a.Retry, "message", a.Message)
 			n.problem("membership", a.Code)
@@ -209,6 +210,23 @@ func (n *Node) member(ctx context.Context) error {
 	n.mu.Unlock()
 	n.receipts.joined(epoch)
 	return n.serve(ctx, epoch)
+}
+
+// bound tells whether the ledger, as this node has verified it, binds its keys.
+func (n *Node) bound(ctx context.Context) (epoch uint64, ok bool) {
+	n.mu.Lock()
+	l := n.ledger
+	n.mu.Unlock()
+	if l == nil {
+		return 0, false
+	}
+	rec, found, err := get[contract.BoundRecord](ctx, l, contract.KeyBound(n.at.Slot))
+	if err != nil || !found {
+		return 0, false
+	}
+	b, _, _, err := contract.Open[contract.Node](rec.Signed, contract.KindNode, n.at.grid.ID)
+	ours := err == nil && b.Slot == n.at.Slot && bytes.Equal(b.SigningKey, n.keys.Signer.Public()) && bytes.Equal(b.SealingKey, n.keys.Sealing.Public())
+	return rec.Epoch, ours
 }
 
 // follow reads the ledger: what to run, and where receipts go.

@@ -257,11 +257,14 @@ func (n *Node) follow(ctx context.Context) error {
 	}
 }
 
+// openLedger opens the ledger, once. Only follow calls it; the lock is not held
+// while the network is waited for.
 func (n *Node) openLedger(ctx context.Context) (*light.Client, error) {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.ledger != nil {
-		return n.ledger, nil
+	l := n.ledger
+	n.mu.Unlock()
+	if l != nil {
+		return l, nil
 	}
 	urls := n.at.grid.Ledgers
 	if len(urls) < 2 {
@@ -273,7 +276,9 @@ func (n *Node) openLedger(ctx context.Context) (*light.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the ledger: %w", err)
 	}
+	n.mu.Lock()
 	n.ledger = l
+	n.mu.Unlock()
 	return l, nil
 }
 

@@ -29,6 +29,7 @@ func TestInTheNodesKernel(t *testing.T) {
 		Disks:    []qemu.Disk{{Path: disk}},
 		MemoryMB: 768,
 		CPUs:     2,
+		Cmdline:  "lockdown=integrity module.sig_enforce=1", // as nodes boot
 		Files: map[string]string{
 			"/bin/runc":     buildRunc(t),
 			"/bin/zos-shim": vmtest.BuildStatic(t, "github.com/zero-os/zos/cmd/zos-shim"),

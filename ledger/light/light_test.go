@@ -464,6 +464,15 @@ func TestStoredHeaderIsWhereARestartGoesOn(t *testing.T) {
 	}
 	_, err = c.open(t, c.urls(), short).Head(ctx)
 	wantCode(t, err, light.CodeExpired)
+	// A full disk, here a directory that is gone, does not stop reading.
+	gone := filepath.Join(t.TempDir(), "gone", "header")
+	full := c.open(t, c.urls(), func(cfg *light.Config) { cfg.Store = gone })
+	if err := truth(t, ctx, full); err != nil {
+		t.Errorf("the store cannot be written: %v", err)
+	}
+	if err := full.Close(); err == nil {
+		t.Error("the store could not be written, and Close does not say so")
+	}
 	// A damaged file costs the head start only.
 	b, err := os.ReadFile(path)
 	if err != nil {

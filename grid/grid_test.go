@@ -544,7 +544,9 @@ func flippedOnDisk(w *world) {
 	w.running(id, "rotten", actTime)
 	m := w.g.machines[0]
 	before := w.heartbeat(1)
-	// What an object is committed with is on the disk: it was synced.
+	// An object whose name is not in the journal yet would be fetched again; ext4
+	// commits every five seconds.
+	time.Sleep(12 * time.Second)
 	if err := m.powerOff(); err != nil {
 		w.Fatal(err)
 	}

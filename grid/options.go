@@ -22,9 +22,9 @@ const MaxNodes = 16
 
 // Options say what grid to start.
 type Options struct {
-	Dir      string // everything that the grid writes; made when absent
-	Image    string // directory that `zos boot image` made
-	Nodes    int    // machines, 1 to MaxNodes
+	Dir   string // everything that the grid writes; made when absent
+	Image string // directory that `zos boot image` made
+	Nodes int    // machines, 1 to MaxNodes
 	// Identity says where nodes keep their keys; several ways, separated by
 	// commas, are given to the nodes in turn.
 	Identity string

@@ -13,16 +13,21 @@ import (
 	"github.com/zero-os/zos/problem"
 )
 
-// Console is where people read what the machine does. Every line begins with
-// "zos: " and is written with one call, so lines of the kernel fall between
+// Console is where people read what the machine does. Every line begins with who
+// speaks and is written with one call, so lines of the kernel fall between
 // ours, not into them.
 type Console struct {
-	mu sync.Mutex
-	w  io.Writer
+	mu  sync.Mutex
+	w   io.Writer
+	who string
 }
 
 // NewConsole writes to w, normally /dev/console.
-func NewConsole(w io.Writer) *Console { return &Console{w: w} }
+func NewConsole(w io.Writer) *Console { return &Console{w: w, who: "zos: "} }
+
+// NewOutput is for a child of process 1, which puts the name of the child before
+// each line itself.
+func NewOutput(w io.Writer) *Console { return &Console{w: w} }
 
 // reopen goes on with w, after the first console was covered by a mount.
 func (c *Console) reopen(w io.Writer) {
@@ -37,7 +42,7 @@ func (c *Console) Printf(format string, args ...any) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	// Nothing can be done about a console that takes no line.
-	_, _ = io.WriteString(c.w, "zos: "+printable(line, 800)+"\r\n")
+	_, _ = io.WriteString(c.w, c.who+printable(line, 800)+"\r\n")
 }
 
 // Steps runs steps one after another and remembers how they went.

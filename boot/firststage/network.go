@@ -127,13 +127,9 @@ func KeepNetwork(ctx context.Context, hint string, console *Console) error {
 	wait := shortest
 	for {
 		pause := wait
-		if n, err := boot.ReadNetwork(boot.NetworkPath); err == nil && n.Interface != "" {
-			// Half of the lease, as RFC 2131 has it (T1), counted on a clock that
-			// may have been stepped since: never more than half from now.
-			half := time.Duration(n.Lease) * time.Second / 2
-			left := half - time.Since(time.Unix(int64(n.Since), 0))
-			if wait == shortest {
-				pause = max(min(left, half), 0)
+		if wait == shortest { // nothing has failed
+			if n, err := boot.ReadNetwork(boot.NetworkPath); err == nil && n.Interface != "" {
+				pause = renewIn(n, time.Now())
 			}
 		}
 		t := time.NewTimer(pause)
@@ -146,12 +142,21 @@ func KeepNetwork(ctx context.Context, hint string, console *Console) error {
 		n, err := connect(ctx, hint)
 		if err != nil {
 			wait = min(2*wait, longest)
-			console.Printf("network … failed %s; trying again in %s", explain(err), wait)
+			console.Printf("renew … failed %s; trying again in %s", explain(err), wait)
 			continue
 		}
 		wait = shortest
-		console.Printf("network … ok %s", describe(n))
+		console.Printf("renew … ok %s", describe(n))
 	}
+}
+
+// renewIn is how long to wait before the lease is renewed: until half of it has
+// passed, as RFC 2131 has it (T1). The clock may have been stepped since the
+// lease began, so it is never more than half a lease from now.
+func renewIn(n boot.Network, now time.Time) time.Duration {
+	half := time.Duration(min(n.Lease, 1<<31)) * time.Second / 2
+	since := time.Unix(int64(min(n.Since, 1<<40)), 0)
+	return max(0, min(half-now.Sub(since), half))
 }
 
 func describe(n boot.Network) string {

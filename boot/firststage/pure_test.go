@@ -7,6 +7,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/zero-os/zos/boot"
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/problem"
@@ -136,5 +137,27 @@ func TestLockdownIsReadFromItsBrackets(t *testing.T) {
 		if got := selected(s); got != want {
 			t.Errorf("%q: %q, want %q", s, got, want)
 		}
+	}
+}
+
+func TestLeaseIsRenewedAtHalfItsTimeWhateverTheClockDid(t *testing.T) {
+	start := time.Unix(1_800_000_000, 0)
+	n := boot.Network{Lease: 3600, Since: uint64(start.Unix())}
+	for name, c := range map[string]struct {
+		now  time.Time
+		want time.Duration
+	}{
+		"at once":              {start, 30 * time.Minute},
+		"later":                {start.Add(10 * time.Minute), 20 * time.Minute},
+		"too late":             {start.Add(2 * time.Hour), 0},
+		"clock stepped back":   {start.Add(-24 * time.Hour), 30 * time.Minute},
+		"clock stepped far on": {start.Add(1000 * time.Hour), 0},
+	} {
+		if got := renewIn(n, c.now); got != c.want {
+			t.Errorf("%s: in %s, want %s", name, got, c.want)
+		}
+	}
+	if got := renewIn(boot.Network{Lease: 1<<64 - 1, Since: 1<<64 - 1}, start); got < 0 {
+		t.Errorf("nonsense: in %s", got)
 	}
 }

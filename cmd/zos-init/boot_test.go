@@ -57,7 +57,7 @@ func TestNodeWithADiskBootsTheReleaseAndKeepsIt(t *testing.T) {
 		"zosd: predecessor zosd",
 		"process 1 … ok, executed anew",
 		"after execution anew: same process true, child of 1 true",
-		"lines not shown", // of a flood
+		"lines not shown)", // of a flood
 		"zos: down",
 	)
 	if !strings.Contains(console, "verity=require") {
@@ -79,6 +79,26 @@ func TestNodeWithADiskBootsTheReleaseAndKeepsIt(t *testing.T) {
 	m.WaitConsole(t, `refused .*release-below-floor`, stepTime)
 	m.WaitConsole(t, `zos: release … ok .* test.3 .* from disk`, stepTime)
 	m.WaitConsole(t, `zosd: handover .*sequence=3 floor=3 .*fresh=false`, bootTime)
+	if err := m.Kill(); err != nil {
+		t.Fatal(err)
+	}
+
+	// Without a network it boots what the disk holds, and gets an address when
+	// the cable is back.
+	machine.Cmdline = "test.stay"
+	m = g.boot(machine)
+	cable := func(up bool) {
+		t.Helper()
+		if _, err := m.Command(t.Context(), "set_link", map[string]any{"name": "nic", "up": up}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cable(false)
+	m.WaitConsole(t, `zos: network … failed .*no network cable is plugged in.*plug one in.*trying again in 1s`, bootTime)
+	m.WaitConsole(t, `zos: release … ok .* test.3 .* from disk`, stepTime)
+	m.WaitConsole(t, `degraded \[.*"network: there is none yet`, bootTime)
+	cable(true)
+	m.WaitConsole(t, `zos: network: renew … ok eth0 10.0.2.15/24`, stepTime)
 	if err := m.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -113,13 +133,14 @@ func TestForeignDiskIsLeftUntouchedAndMemoryServes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := g.boot(qemu.Config{MemoryMB: 512, Disks: []qemu.Disk{{Path: foreign, Serial: "not-named"}}})
+	m := g.boot(qemu.Config{MemoryMB: 512, Disks: []qemu.Disk{{Path: foreign, Serial: "not-named"}}, Cmdline: "init=/bin/sh test.restart"})
+	m.WaitConsole(t, `zos: kernel … ok .* parameters ignored: init=/bin/sh test.restart`, bootTime)
 	m.WaitConsole(t, `zos: /dev/vda is left alone: it is not named by the farm \(foreign data\)`, bootTime)
 	m.WaitConsole(t, `zos: disk … ok .* in memory`, stepTime)
 	m.WaitConsole(t, `zosd: handover .*disk=zram serial= fresh=true`, bootTime)
 	m.WaitConsole(t, `zos: zosd: all done`, stepTime)
 	m.WaitEnd(t, stepTime)
-	wants(t, m.ConsoleText(t), `degraded ["disk: /dev/vda is not named by the farm (foreign data)"]`, "zosd: mount /data ext4 rw,nosuid,nodev,noexec,noatime")
+	wants(t, m.ConsoleText(t), "zos: down", "reboot: Restarting system", `degraded ["disk: /dev/vda is not named by the farm (foreign data)"]`, "zosd: mount /data ext4 rw,nosuid,nodev,noexec,noatime")
 	after, err := os.ReadFile(foreign)
 	if err != nil {
 		t.Fatal(err)

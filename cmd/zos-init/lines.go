@@ -11,66 +11,65 @@ import (
 
 // lines carries what the children print to the console. A child must never wait
 // for a console: it is slow, or a flow-controlled serial line with nobody at the
-// other end. So what does not fit is dropped and counted.
+// other end. So what does not fit is dropped and counted, per child: one that
+// floods takes nothing from the others.
 type lines struct {
 	console *firststage.Console
-	queue   chan line
 }
 
-type line struct{ from, text string }
-
 const (
-	queueLines = 512
+	queueLines = 256 // that wait for the console, per child
 	maxLine    = 600 // bytes; the rest is dropped
 	burst      = 200 // lines a child may print at once
 	perSecond  = 50  // lines a child may print in the long run
 )
 
-func newLines(console *firststage.Console) *lines {
-	l := &lines{console: console, queue: make(chan line, queueLines)}
-	go func() { // lives as long as process 1
-		for line := range l.queue {
-			l.console.Printf("%s: %s", line.from, line.text)
-		}
-	}()
-	return l
-}
+func newLines(console *firststage.Console) *lines { return &lines{console: console} }
 
 // follow reads r to its end, which comes when the last process that holds the
 // other end has gone.
 func (l *lines) follow(from string, r *os.File) {
+	queue := make(chan string, queueLines)
+	go func() {
+		for text := range queue {
+			l.console.Printf("%s: %s", from, text)
+		}
+	}()
 	go func() {
 		defer r.Close()
+		defer close(queue)
 		limit := &limiter{tokens: burst, last: time.Now()}
 		br := bufio.NewReaderSize(r, maxLine)
 		for {
 			text, err := readLine(br)
 			if text != "" {
-				if limit.allow(time.Now()) {
-					l.print(from, text, limit)
-				} else {
-					limit.dropped++
-				}
+				limit.pass(queue, text)
 			}
 			if err != nil {
+				if limit.dropped > 0 {
+					queue <- "(" + plural(limit.dropped) + " not shown)" // nobody waits any more
+				}
 				return
 			}
 		}
 	}()
 }
 
-func (l *lines) print(from, text string, limit *limiter) {
-	if limit.dropped > 0 {
-		select {
-		case l.queue <- line{from, "… " + plural(limit.dropped) + " not shown"}:
-			limit.dropped = 0
-		default:
-		}
+// pass puts text into the queue if the rate allows it and there is room, after a
+// word on what did not pass before it.
+func (b *limiter) pass(queue chan<- string, text string) {
+	if !b.allow(time.Now()) {
+		b.dropped++
+		return
+	}
+	if b.dropped > 0 {
+		text = "(" + plural(b.dropped) + " not shown) " + text
 	}
 	select {
-	case l.queue <- line{from, text}:
+	case queue <- text:
+		b.dropped = 0
 	default:
-		limit.dropped++
+		b.dropped++
 	}
 }
 

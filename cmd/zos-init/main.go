@@ -91,7 +91,7 @@ func child(args []string) int {
 		fmt.Fprintln(os.Stderr, "zos-init:", err)
 		return 1
 	}
-	if err := firststage.KeepNetwork(ctx, handover.Hint, firststage.NewConsole(os.Stderr)); err != nil && ctx.Err() == nil {
+	if err := firststage.KeepNetwork(ctx, handover.Hint, firststage.NewOutput(os.Stderr)); err != nil && ctx.Err() == nil {
 		fmt.Fprintln(os.Stderr, "zos-init:", err)
 		return 1
 	}

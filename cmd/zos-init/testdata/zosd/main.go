@@ -99,11 +99,15 @@ func second(fields []string) {
 	check(err)
 	fmt.Printf("after execution anew: same process %t, child of 1 %t, program %s\n", after.Start == me.Start, os.Getppid() == 1, before)
 	fmt.Println("all done")
-	how := unix.SIGUSR2
-	if b, err := os.ReadFile("/proc/cmdline"); err == nil && strings.Contains(string(b), "test.restart") {
-		how = unix.SIGTERM
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	check(err)
+	switch {
+	case strings.Contains(string(cmdline), "test.stay"):
+	case strings.Contains(string(cmdline), "test.restart"):
+		check(unix.Kill(1, unix.SIGTERM))
+	default:
+		check(unix.Kill(1, unix.SIGUSR2))
 	}
-	check(unix.Kill(1, how))
 	time.Sleep(time.Hour)
 }
 

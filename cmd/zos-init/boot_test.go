@@ -116,6 +116,7 @@ func TestForeignDiskIsLeftUntouchedAndMemoryServes(t *testing.T) {
 	g := newTestGrid(t)
 	g.serve()
 	g.publish(contract.Release{Sequence: 1}, g.release)
+	g.archive.NTP = []string{timeServer(t, time.Hour)}
 	foreign := disk(t, 512<<20)
 	f, err := os.OpenFile(foreign, os.O_RDWR, 0)
 	if err != nil {
@@ -137,7 +138,8 @@ func TestForeignDiskIsLeftUntouchedAndMemoryServes(t *testing.T) {
 	m.WaitConsole(t, `zos: kernel … ok .* parameters ignored: init=/bin/sh test.restart`, bootTime)
 	m.WaitConsole(t, `zos: /dev/vda is left alone: it is not named by the farm \(foreign data\)`, bootTime)
 	m.WaitConsole(t, `zos: disk … ok .* in memory`, stepTime)
-	m.WaitConsole(t, `zosd: handover .*disk=zram serial= fresh=true`, bootTime)
+	m.WaitConsole(t, `zos: time … ok .* by ntp`, stepTime)
+	m.WaitConsole(t, `zosd: handover .*disk=zram serial= fresh=true clock=ntp`, bootTime)
 	m.WaitConsole(t, `zos: zosd: all done`, stepTime)
 	m.WaitEnd(t, stepTime)
 	wants(t, m.ConsoleText(t), "zos: down", "reboot: Restarting system", `degraded ["disk: /dev/vda is not named by the farm (foreign data)"]`, "zosd: mount /data ext4 rw,nosuid,nodev,noexec,noatime")
@@ -171,13 +173,15 @@ func TestBadReleasesAreRefusedUntilAGoodOneAppears(t *testing.T) {
 	g.archive.ReleaseFloor = 5
 	// A port is taken and the hub is not there yet.
 	g.serve()()
-	m := g.boot(qemu.Config{MemoryMB: 512})
+	// Its clock is dead, too: only the boot files tell what time it must be at least.
+	m := g.boot(qemu.Config{MemoryMB: 512, Extra: []string{"-rtc", "base=2020-01-01T00:00:00"}})
+	m.WaitConsole(t, `zos: clock … ok .* by floor`, bootTime)
 	m.WaitConsole(t, `zos: release … failed .*hub-unreachable.*trying again in 1s`, bootTime)
 	g.serve()
 	m.WaitConsole(t, `zos: release … failed .*404`, stepTime)
 	g.publish(contract.Release{Sequence: 4}, g.release)
 	m.WaitConsole(t, `zos: release … failed .*release-below-floor`, stepTime)
-	g.publish(contract.Release{Sequence: 6, Expiry: uint64(time.Now().Add(-time.Minute).Unix())}, g.release)
+	g.publish(contract.Release{Sequence: 6, Expiry: uint64(time.Now().Add(-2 * time.Hour).Unix())}, g.release)
 	m.WaitConsole(t, `zos: release … failed .*release-expired`, stepTime)
 	_, outsider, err := sign.Generate()
 	if err != nil {
@@ -185,7 +189,8 @@ func TestBadReleasesAreRefusedUntilAGoodOneAppears(t *testing.T) {
 	}
 	g.publish(contract.Release{Sequence: 7}, outsider)
 	m.WaitConsole(t, `zos: release … failed .*signature-unexpected`, stepTime)
-	g.publish(contract.Release{Sequence: 8}, g.release)
+	checkpoint := contract.Checkpoint{Height: 1, Time: uint64(time.Now().Add(-10 * time.Minute).Unix())}
+	g.publish(contract.Release{Sequence: 8, Checkpoint: checkpoint}, g.release)
 	path := g.hubDir + "/releases/" + g.id.String() + "/latest"
 	good, err := os.ReadFile(path)
 	if err != nil {
@@ -195,7 +200,7 @@ func TestBadReleasesAreRefusedUntilAGoodOneAppears(t *testing.T) {
 	g.publishBytes(tampered)
 	m.WaitConsole(t, `zos: release … failed .*signature-invalid`, stepTime)
 	g.publishBytes(good)
-	m.WaitConsole(t, `zosd: handover .*sequence=8 floor=8`, bootTime)
+	m.WaitConsole(t, `zosd: handover .*sequence=8 floor=8 .*clock=release`, bootTime)
 }
 
 func TestMissingAndDamagedArchivesAreNamed(t *testing.T) {

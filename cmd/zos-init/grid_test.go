@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"net"
@@ -230,4 +231,40 @@ func disk(t *testing.T, size int64) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// timeServer answers NTP requests (RFC 5905) with a clock that is ahead, and
+// returns its address as guests see it.
+func timeServer(t *testing.T, ahead time.Duration) string {
+	t.Helper()
+	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	t.Cleanup(func() { conn.Close(); wg.Wait() })
+	wg.Go(func() {
+		b := make([]byte, 512)
+		for {
+			n, from, err := conn.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			if n < 48 {
+				continue
+			}
+			// Seconds since 1900 and their fraction.
+			d := time.Now().Add(ahead).Sub(time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC))
+			now := uint64(d/time.Second)<<32 | uint64(d%time.Second)<<32/uint64(time.Second)
+			a := make([]byte, 48)
+			a[0], a[1], a[3] = 4<<3|4, 1, 0xec // version 4, server, stratum 1, a microsecond's precision
+			copy(a[12:], "TEST")
+			binary.BigEndian.PutUint64(a[16:], now)
+			copy(a[24:], b[40:48]) // what the client sent
+			binary.BigEndian.PutUint64(a[32:], now)
+			binary.BigEndian.PutUint64(a[40:], now)
+			_, _ = conn.WriteTo(a, from)
+		}
+	})
+	return fmt.Sprintf("10.0.2.2:%d", conn.LocalAddr().(*net.UDPAddr).Port)
 }

@@ -29,7 +29,6 @@ func (d dir) hub() string             { return filepath.Join(d.path, "hub") }
 func (d dir) boot() string            { return filepath.Join(d.path, "boot") }
 func (d dir) node(name string) string { return filepath.Join(d.path, "nodes", name) }
 func (d dir) state() string           { return filepath.Join(d.path, "up.json") }
-func (d dir) log() string             { return filepath.Join(d.path, "up.log") }
 
 // openDir makes the directory and takes it for this process.
 func openDir(path string) (dir, error) {

@@ -3,6 +3,7 @@ package client
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -32,6 +33,16 @@ type Planned struct {
 	Life time.Duration
 }
 
+// named gives a spec whose one mistake is an image the code of what is wrong
+// with the image: a hub that can't be reached is no mistake in the spec.
+func named(err error, images []error) error {
+	var mistakes *spec.Error
+	if len(images) == 0 || !errors.As(err, &mistakes) || len(mistakes.Mistakes) != 1 {
+		return err
+	}
+	return &problem.Error{Code: problem.Code(images[0]), What: err.Error(), Err: err}
+}
+
 // Action is what approving the plan does.
 func (p Planned) Action() string {
 	if p.Contract.IsZero() {
@@ -57,8 +68,15 @@ func (c *Client) Plan(ctx context.Context, d *spec.Deployment) (Planned, error) 
 	if err != nil {
 		return p, err
 	}
-	if p.Plan, err = spec.Resolve(ctx, d, spec.Facts{Group: group, Nodes: nodes, Image: c.Image}); err != nil {
-		return p, err
+	var images []error // what was wrong with images
+	if p.Plan, err = spec.Resolve(ctx, d, spec.Facts{Group: group, Nodes: nodes, Image: func(ctx context.Context, ref string) (spec.Image, error) {
+		image, err := c.Image(ctx, ref)
+		if err != nil {
+			images = append(images, err)
+		}
+		return image, err
+	}}); err != nil {
+		return p, named(err, images)
 	}
 	if p.Bytes, err = canon.Marshal(p.Plan); err != nil {
 		return p, fmt.Errorf("encode the plan: %w", err)
@@ -298,7 +316,8 @@ func (c *Client) MayApprove(ctx context.Context, p Proposal, key sign.PublicKey)
 	if err != nil {
 		return err
 	}
-	if p.Record.Expiry <= uint64(head.Time.Unix()) {
+	// Block time stands still while the ledger is idle, this clock does not.
+	if now := max(head.Time.Unix(), time.Now().Unix()); p.Record.Expiry <= uint64(now) {
 		return problem.New("proposal-expired", "proposal %s expired at %s", p.ID.Short(), time.Unix(int64(p.Record.Expiry), 0).UTC().Format(time.RFC3339)).
 			WithFix("propose it again: zos deploy FILE")
 	}

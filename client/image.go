@@ -46,8 +46,11 @@ func (c *Client) ImageDigest(ctx context.Context, ref string) (canon.Hash, error
 		tag = "latest"
 	}
 	id, err := c.AccountID(ctx, publisher)
-	if err != nil {
+	if problem.Code(err) == "account-unknown" {
 		return canon.Hash{}, c.imageUnknown(ctx, ref, err)
+	}
+	if err != nil {
+		return canon.Hash{}, err
 	}
 	all, err := hub.FetchAll(ctx, nil, c.context.Hubs, mustTagPath(c.Grid(), id, name, tag), len(c.context.Hubs))
 	if problem.Code(err) == "not-found" {
@@ -107,6 +110,9 @@ func (c *Client) checkTag(s contract.Signed, account contract.Account, publisher
 // imageUnknown suggests names from the hubs' index, which nothing is trusted of.
 func (c *Client) imageUnknown(ctx context.Context, ref string, cause error) error {
 	p := problem.New("image-unknown", "no image %s: %w", ref, cause)
+	if problem.Code(cause) == "not-found" { // where it isn't says nothing to a person
+		p = problem.New("image-unknown", "no hub has an image %s", ref)
+	}
 	entries, err := hub.ReadTagIndex(ctx, nil, c.context.Hubs, c.Grid())
 	if err != nil {
 		return p.WithFix("publish it with: zos flist build --tag %s", ref)

@@ -106,7 +106,11 @@ func (c *Client) OwnFarm(ctx context.Context, ref, as string) (Founded[contract.
 			own = append(own, f)
 		}
 	}
-	if len(own) != 1 {
+	if len(own) == 0 {
+		return none, nil, problem.New("not-permitted", "none of the grid's %d farms has its key in context %s, or it is not the one named with --as", len(all), c.context.Name).
+			WithFix("add the farm's key: zos key add NAME FILE")
+	}
+	if len(own) > 1 {
 		return none, nil, problem.New("farm-unknown", "which farm? %d have a key in context %s", len(own), c.context.Name).
 			WithFix("name it with --farm NAME")
 	}

@@ -28,8 +28,9 @@ func (a *app) approveCommand() *cobra.Command {
 plan, and what it changes; then sign it with your key.
 
 In scripts, --plan-hash says which plan you mean and --yes skips the question.`,
-		Example: "  zos approve 1a2b3c4d --as green\n  zos approve 1a2b3c4d --as green --plan-hash HASH --yes",
-		Args:    cobra.ExactArgs(1),
+		Example:           "  zos approve 1a2b3c4d --as green\n  zos approve 1a2b3c4d --as green --plan-hash HASH --yes",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeFirst(proposalNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withClient(cmd.Context(), func(ctx context.Context, c *client.Client) error {
 				return a.approve(ctx, c, args[0], planHash, yes)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -54,6 +55,10 @@ func (a *app) contextCreateCommand() *cobra.Command {
 				if err := json.Unmarshal([]byte(checkpoint), &c.Checkpoint); err != nil {
 					return usageError{fmt.Errorf("--checkpoint: %w", err)}
 				}
+			}
+			if len(c.Ledgers) < 2 || slices.Contains(c.Ledgers[1:], c.Ledgers[0]) {
+				return problem.New("option-invalid", "a ledger node is believed only if another one confirms what it says").
+					WithFix("name two or more with --ledger, run by different people")
 			}
 			if c.HubDir != "" {
 				if c.HubDir, err = filepath.Abs(c.HubDir); err != nil {

@@ -183,7 +183,8 @@ func describe(w plan.Workload, names client.Names) []string {
 }
 
 func (a *app) deployCommand() *cobra.Command {
-	return &cobra.Command{
+	var life time.Duration
+	cmd := &cobra.Command{
 		Use:   "deploy FILE",
 		Short: "Propose a deployment, or its update, with your own approval",
 		Long: `Resolve FILE to a plan, propose it to its group, and approve it with your key.
@@ -204,6 +205,7 @@ It runs once enough members of the group have approved the same bytes.`,
 				if err != nil {
 					return err
 				}
+				p.Life = life
 				id, err := c.Propose(ctx, p, by)
 				if err != nil {
 					return fmt.Errorf("propose %s: %w", d.Name, err)
@@ -212,14 +214,17 @@ It runs once enough members of the group have approved the same bytes.`,
 			})
 		},
 	}
+	cmd.Flags().DurationVar(&life, "expiry", client.ProposalLife, "how long it can gather approvals, at most 90 days")
+	return cmd
 }
 
 func (a *app) rmCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "rm CONTRACT",
-		Short:   "Propose the end of a contract, with your own approval",
-		Example: "  zos rm demo/hello --as red",
-		Args:    cobra.ExactArgs(1),
+		Use:               "rm CONTRACT",
+		Short:             "Propose the end of a contract, with your own approval",
+		Example:           "  zos rm demo/hello --as red",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeFirst(contractNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withClient(cmd.Context(), func(ctx context.Context, c *client.Client) error {
 				k, err := c.FindContract(ctx, args[0])

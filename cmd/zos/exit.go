@@ -14,30 +14,58 @@ const (
 	exitInternal    = 1 // a defect or a failure of this machine
 	exitUsage       = 2 // the command line can't be understood
 	exitInvalid     = 3 // a file or value given is wrong
-	exitNotFound    = 4 // no such name, image, node, proposal, contract, context
+	exitNotFound    = 4 // no such thing
 	exitRefused     = 5 // the rules of the contract say no
-	exitUnreachable = 6 // ledger, hub, bus or node can't be reached
+	exitUnreachable = 6 // ledger, hub, bus, node or agent can't be reached, or have no time
 	exitTimeout     = 7 // what was waited for did not happen in time
-	exitUntrusted   = 8 // a digest, signature or proof is wrong
+	exitUntrusted   = 8 // a digest, signature, proof or age is wrong
 	exitConflict    = 9 // something is there already, or in use
 	exitInterrupted = 130
 )
 
-// exits maps problem codes to exit codes; a code that is not listed is
+// exits lists the problem codes of each exit code. A code that is not listed is
 // exitRefused, since most codes are rules of the contract.
 var exits = map[string]int{
-	"spec-invalid": exitInvalid, "name-invalid": exitInvalid, "key-invalid": exitInvalid, "key-encrypted": exitInvalid,
-	"archive-invalid": exitInvalid, "plan-invalid": exitInvalid, "statement-invalid": exitInvalid, "option-invalid": exitInvalid,
-	"no-context": exitNotFound, "not-found": exitNotFound, "image-unknown": exitNotFound, "node-unknown": exitNotFound,
-	"group-unknown": exitNotFound, "account-unknown": exitNotFound, "contract-unknown": exitNotFound, "proposal-unknown": exitNotFound,
-	"key-unknown": exitNotFound, "farm-unknown": exitNotFound, "object-missing": exitNotFound, "flist-unknown": exitNotFound, "release-unknown": exitNotFound,
-	"ledger-unreachable": exitUnreachable, "hub-unreachable": exitUnreachable, "bus-unreachable": exitUnreachable,
-	"node-unreachable": exitUnreachable, "agent-unreachable": exitUnreachable, "no-quorum": exitUnreachable,
-	"timeout":         exitTimeout,
-	"digest-mismatch": exitUntrusted, "signature-invalid": exitUntrusted, "proof-invalid": exitUntrusted, "ledger-lying": exitUntrusted,
-	"manifest-invalid": exitUntrusted, "ledger-stale": exitUntrusted, "checkpoint-expired": exitUntrusted, "reply-invalid": exitUntrusted,
-	"plan-hash-mismatch": exitUntrusted,
-	"grid-running":       exitConflict, "exists": exitConflict, "dir-too-long": exitInvalid, "missing-package": exitInternal,
+	"internal": exitInternal, "state-damaged": exitInternal, "grid-failed": exitInternal, "machine-died": exitInternal, "machine-start": exitInternal,
+	"tool-missing": exitInternal, "image-missing": exitInternal, "kernel-missing": exitInternal, "module-missing": exitInternal,
+	"firewall-failed": exitInternal, "firewall-altered": exitInternal, "fault-server-down": exitInternal, "mount-failed": exitInternal,
+	"no-verity": exitInternal, "disk-full": exitInternal, "tpm-failed": exitInternal, "start-failed": exitInternal, "shim-lost": exitInternal,
+	"answer-too-large": exitInternal,
+
+	"spec-invalid": exitInvalid, "name-invalid": exitInvalid, "key-invalid": exitInvalid, "key-encrypted": exitInvalid, "plan-invalid": exitInvalid,
+	"approval-invalid": exitInvalid, "statement-invalid": exitInvalid, "option-invalid": exitInvalid, "genesis-invalid": exitInvalid,
+	"group-invalid": exitInvalid, "slot-invalid": exitInvalid, "delegation-invalid": exitInvalid, "node-invalid": exitInvalid,
+	"receipt-invalid": exitInvalid, "release-invalid": exitInvalid, "tag-invalid": exitInvalid,
+	"threshold-unreachable": exitInvalid, "too-large": exitInvalid, "source-unsafe": exitInvalid, "source-too-large": exitInvalid,
+	"source-unreadable": exitInvalid, "image-ambiguous": exitInvalid, "dir-too-long": exitInvalid, "machine-invalid": exitInvalid,
+	"no-command": exitInvalid, "user-unknown": exitInvalid, "request-invalid": exitInvalid, "query-invalid": exitInvalid,
+
+	"no-context": exitNotFound, "not-found": exitNotFound, "account-unknown": exitNotFound, "group-unknown": exitNotFound, "farm-unknown": exitNotFound,
+	"slot-unknown": exitNotFound, "node-unknown": exitNotFound, "contract-unknown": exitNotFound, "proposal-unknown": exitNotFound,
+	"workload-unknown": exitNotFound, "key-unknown": exitNotFound, "image-unknown": exitNotFound, "image-platform": exitNotFound,
+	"flist-unknown": exitNotFound, "object-missing": exitNotFound, "unknown-method": exitNotFound, "kind-unknown": exitNotFound,
+	"class-unknown": exitNotFound, "slot-missing": exitNotFound, "archive-missing": exitNotFound, "release-missing": exitNotFound,
+	"network-missing": exitNotFound, "key-store-missing": exitNotFound,
+
+	"ledger-unreachable": exitUnreachable, "ledger-busy": exitUnreachable, "hub-unreachable": exitUnreachable, "bus-unreachable": exitUnreachable,
+	"node-unreachable": exitUnreachable, "node-silent": exitUnreachable, "node-busy": exitUnreachable, "hello-refused": exitUnreachable, "node-not-ready": exitUnreachable,
+	"node-stopping": exitUnreachable, "node-unbound": exitUnreachable, "agent-unreachable": exitUnreachable, "agent-silent": exitUnreachable,
+	"key-not-in-agent": exitUnreachable, "stream-lost": exitUnreachable, "reply-gap": exitUnreachable, "lease-expired": exitUnreachable,
+	"not-yet": exitUnreachable,
+
+	"timeout": exitTimeout,
+
+	"digest-mismatch": exitUntrusted, "manifest-invalid": exitUntrusted, "signature-invalid": exitUntrusted, "signature-duplicate": exitUntrusted,
+	"signature-unexpected": exitUntrusted, "proof-invalid": exitUntrusted, "record-mismatch": exitUntrusted, "ledger-lying": exitUntrusted,
+	"ledger-stale": exitUntrusted, "checkpoint-expired": exitUntrusted, "reply-invalid": exitUntrusted, "answer-invalid": exitUntrusted,
+	"heartbeat-invalid": exitUntrusted, "heartbeat-old": exitUntrusted, "plan-hash-mismatch": exitUntrusted, "evidence-altered": exitUntrusted,
+	"group-untrusted": exitUntrusted, "slot-untrusted": exitUntrusted, "unsealable": exitUntrusted, "wrong-grid": exitUntrusted,
+	"wrong-kind": exitUntrusted, "wrong-version": exitUntrusted, "release-expired": exitUntrusted, "release-below-floor": exitUntrusted,
+	"tag-expired": exitUntrusted, "os-audit": exitUntrusted, "os-invalid": exitUntrusted, "archive-damaged": exitUntrusted,
+	"key-damaged": exitUntrusted, "key-foreign": exitUntrusted, "upper-mismatch": exitUntrusted,
+
+	"already-exists": exitConflict, "name-taken": exitConflict, "key-taken": exitConflict, "grid-running": exitConflict,
+	"address-unavailable": exitConflict, "slot-ambiguous": exitConflict, "index-full": exitConflict,
 }
 
 // codeOf is the problem code of an error, with those of other shapes.

@@ -54,13 +54,19 @@ A first deployment:   zos deploy examples/hello.yaml --as red
 	f.StringVar(&a.contextName, "context", "", "grid to talk to (default: the current one)")
 	f.BoolVar(&a.noColor, "no-color", false, "no colours, as with NO_COLOR set")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "say on standard error what is done")
-	cmd.PersistentPreRunE = func(*cobra.Command, []string) error {
+	cmd.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
+		// Cobra checks these later once more, and its own errors have no type.
+		if err := errors.Join(c.ValidateRequiredFlags(), c.ValidateFlagGroups()); err != nil {
+			return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
+		}
 		if a.format != "table" && a.format != "json" {
 			return usageError{fmt.Errorf("-o %s: the formats are table and json", a.format)}
 		}
 		return nil
 	}
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("as", a.completeKeys)
+	_ = cmd.RegisterFlagCompletionFunc("context", completeContexts)
 	cmd.AddCommand(a.commands()...)
 	wrapArgs(cmd)
 	return cmd
@@ -76,6 +82,7 @@ func wrapArgs(cmd *cobra.Command) {
 			return nil
 		}
 	}
+	cmd.SuggestionsMinimumDistance = 2
 	if cmd.HasSubCommands() && cmd.RunE == nil {
 		cmd.RunE = func(c *cobra.Command, args []string) error {
 			if len(args) > 0 {

@@ -102,10 +102,11 @@ func (a *app) logsCommand() *cobra.Command {
 	var follow, times bool
 	var tail uint64
 	cmd := &cobra.Command{
-		Use:     "logs CONTRACT[/WORKLOAD]",
-		Short:   "Show what a workload wrote, asked of its node over the sealed bus",
-		Example: "  zos logs demo/hello\n  zos logs demo/shop/web -f",
-		Args:    cobra.ExactArgs(1),
+		Use:               "logs CONTRACT[/WORKLOAD]",
+		Short:             "Show what a workload wrote, asked of its node over the sealed bus",
+		Example:           "  zos logs demo/hello\n  zos logs demo/shop/web -f",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeFirst(contractNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withClient(cmd.Context(), func(ctx context.Context, c *client.Client) error {
 				k, w, err := c.FindWorkload(ctx, args[0])

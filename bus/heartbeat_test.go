@@ -85,19 +85,20 @@ func TestOldAndForgedHeartbeatsDoNotCount(t *testing.T) {
 	}
 	same := func(*bus.Heartbeat) {}
 	good := beat(same, k.signer)
+	five := func(h *bus.Heartbeat) { h.Sequence = 5 } // would show if it counted
 	refused := [][]byte{
 		nil, {0xa0}, make([]byte, 100_000),
-		beat(same, other.signer),
-		beat(func(h *bus.Heartbeat) { h.Slot = canon.Sum(nil) }, k.signer),
-		beat(func(h *bus.Heartbeat) { h.Grid = canon.Sum(nil) }, k.signer),
-		beat(func(h *bus.Heartbeat) { h.Epoch = 2 }, k.signer),
-		beat(func(h *bus.Heartbeat) { h.Time -= 3600 }, k.signer),
-		beat(func(h *bus.Heartbeat) { h.Time += 3600 }, k.signer),
-		beat(func(h *bus.Heartbeat) { h.Time = ^uint64(0) }, k.signer),
-		beat(func(h *bus.Heartbeat) { h.Instance = nil }, k.signer),
-		beat(func(h *bus.Heartbeat) { h.Challenge = []byte{1} }, k.signer),
-		beat(func(h *bus.Heartbeat) { h.Status.Problems = make([]string, bus.MaxProblems+1) }, k.signer),
-		beat(func(h *bus.Heartbeat) { h.Status.Problems = []string{string(make([]byte, bus.MaxCode+1))} }, k.signer),
+		beat(five, other.signer),
+		beat(func(h *bus.Heartbeat) { five(h); h.Slot = canon.Sum(nil) }, k.signer),
+		beat(func(h *bus.Heartbeat) { five(h); h.Grid = canon.Sum(nil) }, k.signer),
+		beat(func(h *bus.Heartbeat) { five(h); h.Epoch = 2 }, k.signer),
+		beat(func(h *bus.Heartbeat) { five(h); h.Time -= 3600 }, k.signer),
+		beat(func(h *bus.Heartbeat) { five(h); h.Time += 3600 }, k.signer),
+		beat(func(h *bus.Heartbeat) { five(h); h.Time = ^uint64(0) }, k.signer),
+		beat(func(h *bus.Heartbeat) { five(h); h.Instance = nil }, k.signer),
+		beat(func(h *bus.Heartbeat) { five(h); h.Challenge = []byte{1} }, k.signer),
+		beat(func(h *bus.Heartbeat) { five(h); h.Status.Problems = make([]string, bus.MaxProblems+1) }, k.signer),
+		beat(func(h *bus.Heartbeat) { five(h); h.Status.Problems = []string{string(make([]byte, bus.MaxCode+1))} }, k.signer),
 	}
 	for _, b := range refused {
 		must(t, nc.Publish(bus.HeartbeatSubject(slot), b))

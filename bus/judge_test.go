@@ -96,3 +96,27 @@ func TestReplayMemoryIsBoundedAndForgetsOnlyTheExpired(t *testing.T) {
 		t.Errorf("%v; %d ids, %d callers after everything expired", err, len(r.seen), len(r.callers))
 	}
 }
+
+// What is sealed for one slot, epoch and grid opens for no other, even where the
+// same key would be used.
+func TestSealNamesGridSlotAndEpoch(t *testing.T) {
+	k, err := seal.KeyFromSeed([32]byte{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := canon.Sum([]byte("a")), canon.Sum([]byte("b"))
+	sealed, err := seal.Seal(k.Public(), requestInfo(a, b, 1), []byte("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, info := range map[string][]byte{
+		"another grid": requestInfo(b, b, 1), "another slot": requestInfo(a, a, 1), "another epoch": requestInfo(a, b, 2), "a reply": replyInfo(a),
+	} {
+		if _, err := k.Open(info, sealed); err == nil {
+			t.Errorf("it opens for %s", name)
+		}
+	}
+	if _, err := k.Open(requestInfo(a, b, 1), sealed); err != nil {
+		t.Errorf("control: %v", err)
+	}
+}

@@ -103,8 +103,12 @@ func TestStreamEndsWithItsSession(t *testing.T) {
 	st, err := c.Stream(ctx(t), ask(bus.MethodLogs))
 	must(t, err)
 	defer st.Close()
+	began := time.Now()
 	_, err = st.Next(ctx(t))
 	wantCode(t, err, "lease-expired")
+	if d := time.Since(began); d > lease/2+time.Second {
+		t.Errorf("the stream lasted %s, its session less than 3 s", d)
+	}
 }
 
 // Whoever steals a session's statement has not its key, and who has a key of his

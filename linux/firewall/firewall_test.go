@@ -260,25 +260,54 @@ func TestNeighboursFindTheNode(t *testing.T) {
 	must(t, l.fw().Apply())
 	local, hostLocal := linkLocal(t, l.peer, "down0"), linkLocal(t, l.host, "up0")
 	listenTCP(t, l.peer, fmt.Sprintf("[%s%%down0]:7005", local))
-	if !reads(t, l.host, fmt.Sprintf("[%s%%up0]:7005", local)) {
-		t.Error("the node can't reach an IPv6 neighbour")
-	}
 	listenTCP(t, l.host, fmt.Sprintf("[%s%%up0]:7006", hostLocal))
+	// The peer has to ask for the node's address, and is refused only then.
+	forget(t, l.peer, "down0")
 	if reads(t, l.peer, fmt.Sprintf("[%s%%down0]:7006", hostLocal)) {
 		t.Error("a connection came in over IPv6")
 	}
-	in(t, l.peer, func() {
-		link, err := netlink.LinkByName("down0")
+	if n := neighbour(t, l.peer, "down0", hostLocal); n == nil || len(n.HardwareAddr) == 0 {
+		t.Errorf("the neighbour did not resolve the node's address: %v", n)
+	}
+	// And the node for the peer's.
+	forget(t, l.host, "up0")
+	if !reads(t, l.host, fmt.Sprintf("[%s%%up0]:7005", local)) {
+		t.Error("the node can't reach an IPv6 neighbour")
+	}
+}
+
+// forget empties the table of IPv6 neighbours.
+func forget(t *testing.T, ns netns.NsHandle, name string) {
+	t.Helper()
+	in(t, ns, func() {
+		link, err := netlink.LinkByName(name)
 		must(t, err)
-		ns, err := netlink.NeighList(link.Attrs().Index, netlink.FAMILY_V6)
+		all, err := netlink.NeighList(link.Attrs().Index, netlink.FAMILY_V6)
 		must(t, err)
-		for _, n := range ns {
-			if n.IP.String() == hostLocal && n.State&(netlink.NUD_REACHABLE|netlink.NUD_DELAY|netlink.NUD_STALE|netlink.NUD_PROBE) != 0 {
-				return
+		for _, n := range all {
+			if n.State&netlink.NUD_NOARP == 0 {
+				must(t, netlink.NeighDel(&n))
 			}
 		}
-		t.Errorf("the neighbour did not resolve the node's address; it has %v", ns)
 	})
+}
+
+// neighbour is what the table says of an address.
+func neighbour(t *testing.T, ns netns.NsHandle, name, ip string) *netlink.Neigh {
+	t.Helper()
+	var found *netlink.Neigh
+	in(t, ns, func() {
+		link, err := netlink.LinkByName(name)
+		must(t, err)
+		all, err := netlink.NeighList(link.Attrs().Index, netlink.FAMILY_V6)
+		must(t, err)
+		for _, n := range all {
+			if n.IP.String() == ip {
+				found = &n
+			}
+		}
+	})
+	return found
 }
 
 // linkLocal waits for duplicate address detection and returns the address.

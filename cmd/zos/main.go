@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -67,8 +68,15 @@ A first deployment:   zos deploy examples/hello.yaml --as red
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("as", a.completeKeys)
 	_ = cmd.RegisterFlagCompletionFunc("context", completeContexts)
+	for _, g := range groups {
+		cmd.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
+	}
+	cmd.SetHelpCommandGroupID(groupMachine)
+	cmd.SetCompletionCommandGroupID(groupMachine)
 	cmd.AddCommand(a.commands()...)
 	wrapArgs(cmd)
+	// A verb that only holds others can't be used without one of them.
+	cmd.SetUsageTemplate(strings.Replace(cmd.UsageTemplate(), "{{if .Runnable}}", "{{if and .Runnable (not .HasAvailableSubCommands)}}", 1))
 	return cmd
 }
 

@@ -23,6 +23,7 @@ func TestMain(m *testing.M) {
 // a copy of its configuration.
 func TestScripts(t *testing.T) {
 	w := newWorld(t)
+	t.Run("foreign statements", func(t *testing.T) { w.foreign(t) })
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {

@@ -165,8 +165,12 @@ func (g Group) Children() ([]string, error) {
 	return out, nil
 }
 
-// Count returns how many groups lie at and below g.
-func (g Group) Count() (int, error) {
+// All returns the paths of all groups at and below g, deepest first.
+func (g Group) All() ([]string, error) {
 	t, err := g.tree()
-	return len(t), err
+	out := make([]string, len(t))
+	for i, group := range t {
+		out[i] = string(group)
+	}
+	return out, err
 }

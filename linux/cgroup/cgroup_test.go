@@ -45,8 +45,8 @@ func TestKillEndsForksAndRemoveTheTree(t *testing.T) {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	if n, err := g.Count(); err != nil || n != 3 {
-		t.Errorf("count %d, %v", n, err)
+	if all, err := g.All(); err != nil || len(all) != 3 {
+		t.Errorf("count %d, %v", len(all), err)
 	}
 	if err := g.Kill(ctx); err != nil {
 		t.Fatal(err)

@@ -90,7 +90,7 @@ type Refusal struct {
 type Resources struct {
 	Mounts     []string `cbor:"mounts" json:"mounts"`
 	Cgroups    []string `cbor:"cgroups" json:"cgroups"`
-	Namespaces []string `cbor:"namespaces" json:"namespaces"` // kind and inode, beyond the host's own
+	Namespaces []string `cbor:"namespaces" json:"namespaces"` // of all processes, kind and inode
 	Interfaces []string `cbor:"interfaces" json:"interfaces"`
 	Processes  []string `cbor:"processes" json:"processes"`
 	Bytes      uint64   `cbor:"bytes" json:"bytes"`   // below workloads/ of the data directory

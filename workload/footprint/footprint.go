@@ -1,6 +1,5 @@
-// Package footprint counts what workloads occupy of a node: the numbers behind
-// "zos node show --resources", by which anyone sees that a removed workload left
-// nothing.
+// Package footprint lists what workloads occupy of a node: what "zos node show
+// --resources" shows, by which anyone sees that a removed workload left nothing.
 package footprint
 
 import (
@@ -8,7 +7,10 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"syscall"
 
 	"github.com/zero-os/zos/linux/cgroup"
@@ -16,56 +18,96 @@ import (
 	"github.com/zero-os/zos/linux/namespace"
 )
 
-// Footprint is what exists on a node at one moment.
+// Footprint is what exists on a node at one moment. The lists are sorted.
 type Footprint struct {
-	Mounts     int   `json:"mounts" cbor:"mounts"`         // in the node's own mount namespace
-	Cgroups    int   `json:"cgroups" cbor:"cgroups"`       // the root included
-	Namespaces int   `json:"namespaces" cbor:"namespaces"` // of all kinds, that a process lives in
-	Interfaces int   `json:"interfaces" cbor:"interfaces"` // in the node's own network namespace
-	Bytes      int64 `json:"bytes" cbor:"bytes"`           // allocated on disk below the workloads' directory
+	Mounts     []string // mount points in the node's own mount namespace
+	Cgroups    []string // paths, the root included
+	Namespaces []string // of all kinds, that a process lives in, as "net:[4026531840]"
+	Interfaces []string // in the node's own network namespace
+	Processes  []string // names of programs, kernel threads not counted
+	Bytes      uint64   // allocated on disk below the workloads' directory
+	Files      uint64   // below the workloads' directory
 }
 
-// Read counts now. dir is the workloads' directory on the data disk; one that is
-// missing holds 0 bytes. Cached flist objects are not counted: they belong to no
+// Same tells whether f is what g is. Namespaces are compared by number: the
+// node's own programs, started again, live in others than before.
+func (f Footprint) Same(g Footprint) bool {
+	return slices.Equal(f.Mounts, g.Mounts) && slices.Equal(f.Cgroups, g.Cgroups) && len(f.Namespaces) == len(g.Namespaces) &&
+		slices.Equal(f.Interfaces, g.Interfaces) && slices.Equal(f.Processes, g.Processes) && f.Bytes == g.Bytes && f.Files == g.Files
+}
+
+// Read lists now. dir is the workloads' directory on the data disk; one that is
+// missing holds nothing. Cached flist objects are not counted: they belong to no
 // workload and are evicted when room is needed.
 func Read(dir string) (Footprint, error) {
 	var f Footprint
+	fail := func(what string, err error) (Footprint, error) {
+		return Footprint{}, fmt.Errorf("list %s: %w", what, err)
+	}
 	mounts, err := mount.Under("/")
 	if err != nil {
-		return Footprint{}, fmt.Errorf("count mounts: %w", err)
+		return fail("mounts", err)
 	}
-	f.Mounts = len(mounts)
-	if f.Cgroups, err = cgroup.Group(cgroup.Root).Count(); err != nil {
-		return Footprint{}, fmt.Errorf("count cgroups: %w", err)
+	for _, m := range mounts {
+		f.Mounts = append(f.Mounts, m.Target)
+	}
+	if f.Cgroups, err = cgroup.Group(cgroup.Root).All(); err != nil {
+		return fail("cgroups", err)
 	}
 	spaces, err := namespace.All()
 	if err != nil {
-		return Footprint{}, fmt.Errorf("count namespaces: %w", err)
+		return fail("namespaces", err)
 	}
-	f.Namespaces = len(spaces)
+	for ns := range spaces {
+		f.Namespaces = append(f.Namespaces, ns)
+	}
 	interfaces, err := net.Interfaces()
 	if err != nil {
-		return Footprint{}, fmt.Errorf("count interfaces: %w", err)
+		return fail("interfaces", err)
 	}
-	f.Interfaces = len(interfaces)
-	if f.Bytes, err = allocated(dir); err != nil {
-		return Footprint{}, fmt.Errorf("count bytes: %w", err)
+	for _, i := range interfaces {
+		f.Interfaces = append(f.Interfaces, i.Name)
+	}
+	if f.Processes, err = processes(); err != nil {
+		return fail("processes", err)
+	}
+	if f.Files, f.Bytes, err = Usage(dir); err != nil {
+		return fail("files", err)
+	}
+	for _, list := range [][]string{f.Mounts, f.Cgroups, f.Namespaces, f.Interfaces, f.Processes} {
+		slices.Sort(list)
 	}
 	return f, nil
 }
 
-// allocated sums the blocks of all files below dir, not counting dir itself.
-func allocated(dir string) (int64, error) {
-	var sum int64
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+// processes lists the programs that run.
+func processes() ([]string, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, e := range entries {
+		if _, err := strconv.Atoi(e.Name()); err != nil {
+			continue
+		}
+		// Kernel threads have no program; other processes may just have ended.
+		if exe, err := os.Readlink(filepath.Join("/proc", e.Name(), "exe")); err == nil {
+			out = append(out, filepath.Base(exe))
+		}
+	}
+	return out, nil
+}
+
+// Usage counts the files below dir and the bytes that they occupy on disk, dir
+// itself not counted.
+func Usage(dir string) (files, bytes uint64, err error) {
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // removed while we looked, or never there
 		}
-		if err != nil {
+		if err != nil || path == dir {
 			return err
-		}
-		if path == dir {
-			return nil
 		}
 		info, err := d.Info()
 		if errors.Is(err, fs.ErrNotExist) {
@@ -74,10 +116,13 @@ func allocated(dir string) (int64, error) {
 		if err != nil {
 			return err
 		}
+		if d.Type().IsRegular() {
+			files++
+		}
 		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			sum += st.Blocks * 512
+			bytes += uint64(st.Blocks) * 512
 		}
 		return nil
 	})
-	return sum, err
+	return files, bytes, err
 }

@@ -12,7 +12,7 @@ func TestBytesAreThoseOnDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if before.Bytes != 0 || before.Mounts == 0 || before.Cgroups == 0 || before.Namespaces == 0 || before.Interfaces == 0 {
+	if before.Bytes != 0 || len(before.Mounts) == 0 || len(before.Cgroups) == 0 || len(before.Namespaces) == 0 || len(before.Interfaces) == 0 || len(before.Processes) == 0 {
 		t.Fatalf("an empty directory on a running machine: %+v", before)
 	}
 	file := filepath.Join(dir, "c", "file")
@@ -29,7 +29,7 @@ func TestBytesAreThoseOnDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if after.Bytes < 100_000 || after.Bytes > 1<<20 {
+	if after.Files != 1 || after.Bytes < 100_000 || after.Bytes > 1<<20 {
 		t.Errorf("%d bytes for a file of 100000 with a hole", after.Bytes)
 	}
 	if missing, err := Read(filepath.Join(dir, "missing")); err != nil || missing.Bytes != 0 {

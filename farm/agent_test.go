@@ -274,6 +274,7 @@ func (m *machine) live(epoch uint64) (stop func()) {
 }
 
 func TestFirstBootIsAdmittedAndTheNextOneIsKnown(t *testing.T) {
+	t.Parallel()
 	for _, identity := range []string{"none", "disk", "tpm"} {
 		s := newSite(t)
 		s.run(nil)
@@ -287,6 +288,7 @@ func TestFirstBootIsAdmittedAndTheNextOneIsKnown(t *testing.T) {
 }
 
 func TestSlotWithoutKeysIsRekeyedWhenItsOldKeyIsSilent(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	s.run(nil)
 	first := s.machine("none")
@@ -318,6 +320,7 @@ func TestSlotWithoutKeysIsRekeyedWhenItsOldKeyIsSilent(t *testing.T) {
 
 // An agent that has just started has heard nobody: that is no silence.
 func TestSilenceCountsFromTheAgentsStart(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	stop := s.run(nil)
 	s.machine("none").joined(1)
@@ -333,6 +336,7 @@ func TestSilenceCountsFromTheAgentsStart(t *testing.T) {
 
 // A key that was bound this moment has had no time for a heartbeat.
 func TestNewKeyIsGivenTimeToSpeak(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	s.run(nil)
 	s.machine("none").joined(1)
@@ -345,6 +349,7 @@ func TestNewKeyIsGivenTimeToSpeak(t *testing.T) {
 }
 
 func TestSlotThatKeepsItsKeysNeedsTheFarm(t *testing.T) {
+	t.Parallel()
 	for _, identity := range []string{"disk", "tpm"} {
 		s := newSite(t)
 		stop := s.run(nil)
@@ -358,6 +363,7 @@ func TestSlotThatKeepsItsKeysNeedsTheFarm(t *testing.T) {
 }
 
 func TestForeignHardwareIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	s.run(nil)
 	m := s.machine("none")
@@ -373,6 +379,7 @@ func TestForeignHardwareIsRefused(t *testing.T) {
 }
 
 func TestReplacedDelegationActsNoMore(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	s.run(nil)
 	s.found(contract.NewDelegation(s.grid, s.farm, s.agent.Public(), nil, nil, 0, contract.Capacity{}, 2, uint64(time.Now().Add(time.Hour).Unix())))
@@ -381,6 +388,7 @@ func TestReplacedDelegationActsNoMore(t *testing.T) {
 
 // A ledger that is away, or refuses, only delays.
 func TestNodeJoinsWhenTheLedgerReturns(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	s.run(nil)
 	s.ledger.breakWith(errors.New("no connection"))
@@ -395,6 +403,7 @@ func TestNodeJoinsWhenTheLedgerReturns(t *testing.T) {
 // A node that can read the ledger itself needs an agent only for what is not
 // there yet, and takes no agent's word for it.
 func TestProvenBindingNeedsNoAgent(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	stop := s.run(nil)
 	m := s.machine("disk")
@@ -422,6 +431,7 @@ func TestProvenBindingNeedsNoAgent(t *testing.T) {
 
 // What somebody else answers in the agent's name is no answer.
 func TestForgedAnswersAreIgnored(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	m := s.machine("none")
 	liar, other := newSigner(t), newSigner(t)
@@ -514,6 +524,7 @@ func wire(s contract.Signed) map[string]any {
 // A join that is altered, for another farm, or signed by another key than it asks
 // for, gets no answer and moves nothing.
 func TestForgedJoinsAreIgnored(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	s.run(nil)
 	m, thief := s.machine("none"), newSigner(t)
@@ -573,6 +584,7 @@ func TestForgedJoinsAreIgnored(t *testing.T) {
 }
 
 func TestAgentNeedsAProperDelegation(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	other := newSite(t)
 	for name, change := range map[string]func(*farm.AgentConfig){

@@ -40,11 +40,10 @@ func (a *app) root() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "zos",
 		Short: "Run what groups of people have agreed to run",
-		Long: `zos starts grids, deploys to them by consensus, and shows what runs.
-
-A grid to try:        zos up
-A first deployment:   zos deploy examples/hello.yaml --as red
-                      zos approve PROPOSAL --as green`,
+		Long:  "zos starts grids, deploys to them by consensus, and shows what runs.",
+		Example: `  zos up                                      # a grid to try
+  zos deploy examples/hello.yaml --as red     # a first deployment
+  zos approve PROPOSAL --as green`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}

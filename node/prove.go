@@ -234,6 +234,9 @@ func (p *prover) gather(ctx context.Context, l ledger, node contract.NodeRecord)
 	if err != nil {
 		return nil, err
 	}
+	if len(runs.Entries) > contract.MaxRuns {
+		return nil, problem.New("record-mismatch", "the ledger lists %d contracts for this node, at most %d are allowed", len(runs.Entries), contract.MaxRuns)
+	}
 	root, err := contract.Root(runs.Entries)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package light
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -109,7 +110,7 @@ func (c *Client) await(ctx context.Context, from *endpoint, tx []byte) (Result, 
 			// Queued, and thrown out before it came into a block.
 			return Result{}, problem.New(code(a.space), "%s", text(errors.New(a.log)))
 		case a.code == 0:
-			res, err := c.included(ctx, tx, hash, a.value)
+			res, err := c.included(ctx, e, tx, hash, a.value)
 			if err == nil || problem.Code(err) != CodeProof && problem.Code(err) != CodeUnreachable {
 				return res, err
 			}
@@ -128,7 +129,7 @@ func (c *Client) await(ctx context.Context, from *endpoint, tx []byte) (Result, 
 
 // included checks a proof of inclusion against the headers of its block and of
 // the next one.
-func (c *Client) included(ctx context.Context, tx []byte, hash canon.Hash, proof []byte) (Result, error) {
+func (c *Client) included(ctx context.Context, from *endpoint, tx []byte, hash canon.Hash, proof []byte) (Result, error) {
 	var in wire.Inclusion
 	if err := canon.UnmarshalLimit(proof, maxHeaderAnswer, &in); err != nil {
 		return Result{}, problem.New(CodeProof, "read proof of inclusion: %w", err)
@@ -136,13 +137,18 @@ func (c *Client) included(ctx context.Context, tx []byte, hash canon.Hash, proof
 	if in.Height == 0 || in.Height > 1<<62 || in.Index >= in.Total || in.Total > 1<<32 {
 		return Result{}, problem.New(CodeProof, "proof of inclusion names transaction %d of %d in block %d", in.Index, in.Total, in.Height)
 	}
-	block, err := c.verified(ctx, int64(in.Height))
-	if err != nil {
-		return Result{}, err
-	}
+	// The later header names the hash of the earlier one: only one of them has to
+	// wait for the witness.
 	next, err := c.verified(ctx, int64(in.Height)+1)
 	if err != nil {
 		return Result{}, err
+	}
+	block, err := from.LightBlock(ctx, int64(in.Height))
+	if err != nil {
+		return Result{}, unreachable(err, "read the header of the transaction's block from %s", from.url)
+	}
+	if !bytes.Equal(block.Hash(), next.LastBlockID.Hash) {
+		return Result{}, problem.New(CodeProof, "%s shows another block %d than the header after it names", from.url, in.Height)
 	}
 	if err := verifyInclusion(in, tx, block.DataHash, next.LastResultsHash); err != nil {
 		return Result{}, err

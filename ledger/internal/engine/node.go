@@ -198,11 +198,12 @@ func cometConfig(cfg Config, p2pAddr string) *cometconfig.Config {
 	c.Consensus.CreateEmptyBlocks = true
 	c.Consensus.CreateEmptyBlocksInterval = wire.EmptyBlockInterval
 	// How often a node looks for news that a peer lacks. It is most of what an idle
-	// node costs, and a witness lags behind its validator by two or three of these.
-	// A node that does not vote has news for its own followers only.
-	c.Consensus.PeerGossipSleepDuration = 50 * time.Millisecond
+	// pair of nodes costs, and a witness lags behind its validator by one or two of
+	// these per block. A node that does not vote has news for its own followers
+	// only, which lag accordingly: let followers follow validators.
+	c.Consensus.PeerGossipSleepDuration = 100 * time.Millisecond
 	if cfg.ValidatorKey == nil {
-		c.Consensus.PeerGossipSleepDuration = 500 * time.Millisecond
+		c.Consensus.PeerGossipSleepDuration = time.Second
 	}
 	return c
 }

@@ -29,12 +29,18 @@
 // Everybody who runs a bus server, or connects to one, sees: which slots are
 // connected and from which address; their heartbeats in the clear (epoch, boot
 // nonce, time, release, the small status); who joins which farm, with the public
-// keys and hardware hints in it. Who runs a server also sees: the address and
-// the moment of everyone who asks, which slot is asked, and the number and size
-// of the replies. Nobody sees who asks (accounts are named only inside the
+// keys and hardware hints in it; and, by claiming a node's role, that its slot is
+// asked and when. Who runs a server also sees: the address of everyone who asks,
+// and the number and size of the replies. Nobody sees who asks (accounts are named only inside the
 // seal), what is asked, or what is answered. The user name on a connection is a
 // role, not an identity: it limits subjects so that one client cannot listen to
 // another's inbox, and proves nothing.
+//
+// What a bus can do is drop: then calls end with "node-silent", streams with
+// "reply-gap" or "stream-lost", and a slot whose identity is "none" looks silent to
+// its farm's agent. Against that a list may name several buses: nodes and people
+// keep a link to each, and a request goes out over all of them; it is answered over
+// the one that brought it first.
 //
 // Messages larger than MaxChunk are split by the sender; every queue, cache and
 // table in this package is bounded.

@@ -12,9 +12,7 @@ import (
 
 	"github.com/zero-os/zos/boot"
 	"github.com/zero-os/zos/bus"
-	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/client"
-	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/farm"
 	"github.com/zero-os/zos/problem"
 )
@@ -213,28 +211,13 @@ func (g *Grid) startAgent(run context.Context) error {
 	g.agentBus = conn
 	agent, err := farm.NewAgent(farm.AgentConfig{
 		Conn: conn, Grid: g.client.Grid(), Farm: g.founding.farmStmt, Delegation: g.founding.delegation,
-		Signer: g.founding.agent, Slots: g.founding.slots, Ledger: agentLedger{g.client}, Logger: g.o.Log,
+		Signer: g.founding.agent, Slots: g.founding.slots, Ledger: client.FarmLedger{Client: g.client}, Logger: g.o.Log,
 	})
 	if err != nil {
 		return err
 	}
 	g.run(run, "farm agent", agent.Run)
 	return nil
-}
-
-// agentLedger is the farm agent's view of the ledger.
-type agentLedger struct{ c *client.Client }
-
-func (l agentLedger) Bound(ctx context.Context, slot canon.Hash) (contract.BoundRecord, bool, error) {
-	return client.Get[contract.BoundRecord](ctx, l.c, contract.KeyBound(slot))
-}
-
-func (l agentLedger) Delegation(ctx context.Context, id canon.Hash) (contract.DelegationRecord, bool, error) {
-	return client.Get[contract.DelegationRecord](ctx, l.c, contract.KeyDelegation(id))
-}
-
-func (l agentLedger) Submit(ctx context.Context, tx contract.Signed) error {
-	return l.c.Submit(ctx, tx)
 }
 
 func (g *Grid) powerOn(run context.Context) error {

@@ -117,8 +117,13 @@ func (a *app) logsCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				err = c.Logs(ctx, w.Slot, k.ID, protocol.LogsParams{Workload: w.Name, Follow: follow, Tail: tail}, by, func(r protocol.LogRecord) error {
-					return a.showRecord(r, times)
+				said := false
+				err = firstWord(ctx, follow, func(ctx context.Context) (bool, error) {
+					err := c.Logs(ctx, w.Slot, k.ID, protocol.LogsParams{Workload: w.Name, Follow: follow, Tail: tail}, by, func(r protocol.LogRecord) error {
+						said = true
+						return a.showRecord(r, times)
+					})
+					return said, err
 				})
 				if errors.Is(err, context.Canceled) && follow {
 					return nil // Ctrl-C is how following ends
@@ -132,6 +137,26 @@ func (a *app) logsCommand() *cobra.Command {
 	f.BoolVarP(&times, "timestamps", "t", false, "show the time of each line")
 	f.Uint64VarP(&tail, "tail", "n", 0, "only the last lines (default: all that is kept)")
 	return cmd
+}
+
+// firstWordTime is how long an empty log is looked at again: a program that has
+// just started may not have written its first line yet.
+const firstWordTime = 3 * time.Second
+
+// firstWord shows a log; an empty one is looked at again for a moment.
+func firstWord(ctx context.Context, follow bool, show func(context.Context) (said bool, err error)) error {
+	end := time.Now().Add(firstWordTime)
+	for {
+		said, err := show(ctx)
+		if said || err != nil || follow || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 }
 
 // memberOf finds a key at hand that is a member of the contract's group.

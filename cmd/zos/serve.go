@@ -244,7 +244,7 @@ func (a *app) serveFarm(ctx context.Context, c *client.Client, name string, reke
 	if err != nil {
 		return err
 	}
-	cfg := farm.AgentConfig{Grid: c.Grid(), Ledger: agentLedger{c}, AllowRekey: rekey, Logger: a.serviceLog()}
+	cfg := farm.AgentConfig{Grid: c.Grid(), Ledger: client.FarmLedger{Client: c}, AllowRekey: rekey, Logger: a.serviceLog()}
 	if err := agentStatements(ctx, c, id, a.as, &cfg); err != nil {
 		return fmt.Errorf("prepare the agent of farm %s: %w", name, err)
 	}
@@ -311,22 +311,4 @@ func agentStatements(ctx context.Context, c *client.Client, id canon.Hash, as st
 		}
 	}
 	return nil
-}
-
-// agentLedger is the farm agent's view of the ledger.
-type agentLedger struct{ c *client.Client }
-
-// Bound implements farm.Ledger.
-func (l agentLedger) Bound(ctx context.Context, slot canon.Hash) (contract.BoundRecord, bool, error) {
-	return client.Get[contract.BoundRecord](ctx, l.c, contract.KeyBound(slot))
-}
-
-// Delegation implements farm.Ledger.
-func (l agentLedger) Delegation(ctx context.Context, id canon.Hash) (contract.DelegationRecord, bool, error) {
-	return client.Get[contract.DelegationRecord](ctx, l.c, contract.KeyDelegation(id))
-}
-
-// Submit implements farm.Ledger.
-func (l agentLedger) Submit(ctx context.Context, tx contract.Signed) error {
-	return l.c.Submit(ctx, tx)
 }

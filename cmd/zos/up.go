@@ -60,7 +60,7 @@ With --dir it can be ended and started again, and its workloads return.`,
 	f.StringVar(&o.dir, "dir", "", "directory of the grid (default: a temporary one, removed at the end)")
 	f.StringVar(&o.image, "image", image, "directory that `zos boot image` made")
 	f.IntVar(&o.nodes, "nodes", 1, "how many nodes")
-	f.StringVar(&o.identity, "identity", grid.IdentityDisk, "where nodes keep their keys: disk, tpm or none")
+	f.StringVar(&o.identity, "identity", grid.IdentityDisk, "where nodes keep their keys: disk, tpm or none; several, with commas, go round")
 	f.StringVar(&o.firmware, "firmware", string(qemu.BIOS), "what the machines start with: bios or uefi")
 	f.IntVar(&o.memory, "memory", 0, "memory of each node in MiB (default: 512, without disks 1024)")
 	f.BoolVar(&o.noDemo, "no-demo", false, "do not play the first deployment")

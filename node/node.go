@@ -72,6 +72,7 @@ func Run(ctx context.Context, log *slog.Logger) error {
 			// Writable layers of containers are file systems in files.
 			return loadModules(at.Kernel.Version, append(firewall.Modules(), "loop")...)
 		}},
+		{"seal the kernel", sealModules},
 		{"raise the firewall", func() error { return firewall.Host{}.Apply() }},
 		{"open the node's keys", n.openKeys},
 		{"open the store", n.openStore},

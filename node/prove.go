@@ -179,8 +179,16 @@ func (p *prover) decide(now evidence) (e evidence, v *contract.Verdict, err erro
 	if len(ended.Group.Statement) == 0 {
 		ended.Group, ended.Members = before.Group, before.Members
 	}
+	// A contract that left this slot is no longer on its list, which then has no
+	// version to compare with: the approvals alone say what they come to.
+	newest, newestErr := newestApproval(now.History)
+	if newestErr == nil {
+		ended.Entry.Version, ended.Entry.Plan = newest.Version, plan.Hash(newest.Plan)
+	}
 	_, endErr := p.judge(ended)
-	if code := problem.Code(endErr); (code == "contract-cancelled" || code == "not-for-this-slot") && len(now.History) > 0 {
+	code := problem.Code(endErr)
+	// An older version may have given this slot nothing: that ends nothing.
+	if (code == "contract-cancelled" || code == "not-for-this-slot") && newestErr == nil && newest.Version > before.Entry.Version {
 		return now, nil, nil
 	}
 	kept, keptErr := p.judge(*before)
@@ -193,11 +201,8 @@ func (p *prover) decide(now evidence) (e evidence, v *contract.Verdict, err erro
 // refuse names what a refused contract would have run here, for receipts.
 func (p *prover) refuse(e evidence, err error) refusal {
 	r := refusal{contract: e.Entry.Contract, version: e.Entry.Version, err: err}
-	if len(e.History) == 0 {
-		return r
-	}
-	var a contract.Approval
-	if canon.Unmarshal(e.History[len(e.History)-1].Statement, &a) != nil {
+	a, approvalErr := newestApproval(e.History)
+	if approvalErr != nil {
 		return r
 	}
 	asked, err := plan.Decode(a.Plan)
@@ -210,6 +215,16 @@ func (p *prover) refuse(e evidence, err error) refusal {
 		}
 	}
 	return r
+}
+
+// newestApproval decodes the last kept approval, whose signatures are not
+// judged.
+func newestApproval(history []contract.Signed) (a contract.Approval, err error) {
+	if len(history) == 0 {
+		return a, errors.New("there is no approval")
+	}
+	err = canon.Unmarshal(history[len(history)-1].Statement, &a)
+	return a, err
 }
 
 // withdrawn tells whether now is the farm's own, newer word that the group may

@@ -223,6 +223,40 @@ func TestDeployUpdateAndCancelAreFollowed(t *testing.T) {
 	g.expect(g.book, nil, nil)
 }
 
+// TestAWorkloadThatMovesAwayEndsHere plays an update that gives the workload to
+// another slot, and then a ledger that offers that update again when the group
+// has brought the workload back.
+func TestAWorkloadThatMovesAwayEndsHere(t *testing.T) {
+	g := newGrid(t)
+	other := g.apply(contract.NewSlot(g.id, g.farm.ID(), "other", "mac:52:54:00:00:00:02", contract.IdentityDisk, []string{"e"},
+		contract.Capacity{CPU: 4000, Memory: 1 << 30, Disk: 1 << 30}), contract.KindSlot, g.farmer)
+	id := g.deploy("shop")
+	g.expect(g.book, []uint64{1}, nil)
+	p, _ := g.plan("shop", "/one")
+	p.Workloads[0].Slot = other.ID()
+	b, err := plan.Encode(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.apply(contract.NewUpdate(g.id, id, 1, p, b, 1, contract.NewNonce(), g.now+100), contract.KindApproval, g.people[1], g.people[2])
+	away := maps.Clone(g.book)
+	g.expect(g.book, nil, nil)
+
+	g.update(id, "shop", 2)
+	g.expect(g.book, []uint64{3}, nil)
+	rec, _, err := contract.Load[contract.NodeRecord](g.book, contract.KeyNode(g.slot.ID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _, err := contract.Load[contract.NodeRecord](away, contract.KeyNode(g.slot.ID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before.Version = rec.Version + 1
+	g.set(away, contract.KeyNode(g.slot.ID()), before)
+	g.expect(away, []uint64{3}, []string{"record-mismatch"})
+}
+
 func TestAFarmThatWithdrawsItsConsentEndsWhatRuns(t *testing.T) {
 	g := newGrid(t)
 	g.deploy("shop")

@@ -150,7 +150,7 @@ func (n *Node) logs(ctx context.Context, q bus.Query, send func([]byte) error) e
 	next := params.After + 1
 	if params.Tail > 0 {
 		var err error
-		if next, err = tail(reader, next, params.Tail); err != nil {
+		if next, err = tail(ctx, reader, next, params.Tail); err != nil {
 			return err
 		}
 	}
@@ -181,11 +181,15 @@ func (n *Node) logs(ctx context.Context, q bus.Query, send func([]byte) error) e
 	}
 }
 
-// tail finds the sequence number from which n records are left.
-func tail(reader *logs.Reader, from, n uint64) (uint64, error) {
-	last := make([]uint64, 0, n)
+// tail finds the sequence number from which n records are left. n is the
+// asker's and may be any number.
+func tail(ctx context.Context, reader *logs.Reader, from, n uint64) (uint64, error) {
+	var last []uint64
 	for {
 		records, next, err := reader.Read(from, 1024)
+		if err == nil {
+			err = ctx.Err()
+		}
 		if err != nil {
 			return 0, err
 		}

@@ -217,8 +217,8 @@ func (r *reconciler) failed(t *task, err error) {
 	t.next = time.Now().Add(backoff)
 }
 
-// protect turns a panic of a workload kind into its error: one kind's defect
-// must not take down the node.
+// protect turns a panic into an error: a defect in one workload kind, or in the
+// answer to one request, must not take down the node.
 func protect(f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sort"
+	"sync"
 	"time"
 
 	"github.com/zero-os/zos/bus"
@@ -21,8 +22,44 @@ import (
 // logs.MaxRecord they stay below bus.MaxChunk.
 const logBatch = 12
 
-// serve answers people on the bus until ctx ends.
+// boundEvery is how often a node looks whether its key is still the slot's.
+const boundEvery = 30 * time.Second
+
+// serve answers people on the bus until ctx ends, or until the ledger binds
+// another key to the slot: then this one speaks for nobody any more.
 func (n *Node) serve(ctx context.Context, epoch uint64) error {
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	watch.Go(func() { stop(whileBound(ctx, epoch, boundEvery, n.bound)) })
+	if err := n.answerUntil(ctx, epoch); err != nil && ctx.Err() == nil {
+		return err
+	}
+	return context.Cause(ctx)
+}
+
+// whileBound returns when the ledger, as this node has verified it, binds
+// another key or epoch than ours, or when ctx ends. A ledger that is silent
+// changes nothing.
+func whileBound(ctx context.Context, epoch uint64, every time.Duration, bound func(context.Context) (uint64, bool)) error {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		if now, ours := bound(ctx); now > epoch || now == epoch && !ours {
+			return problem.New("key-voided", "the ledger binds another key to this slot, of epoch %d; this node's was of epoch %d", now, epoch).
+				WithFix("if this is the slot's own machine, have the farm re-key the slot")
+		}
+	}
+}
+
+// answerUntil answers on the bus until ctx ends.
+func (n *Node) answerUntil(ctx context.Context, epoch uint64) error {
 	b, err := bus.NewNode(bus.NodeConfig{
 		Conn: n.conn, Grid: n.at.grid.ID, Slot: n.at.Slot, Epoch: epoch, BootNonce: n.keys.BootNonce,
 		Signer: n.keys.Signer, Sealing: n.keys.Sealing, Release: n.at.release.Sequence,
@@ -34,18 +71,24 @@ func (n *Node) serve(ctx context.Context, epoch uint64) error {
 	b.HandleCall(bus.MethodStatus, answer(n.contractStatus))
 	b.HandleCall(bus.MethodNode, answer(n.nodeStatus))
 	b.HandleCall(bus.MethodResources, answer(func(context.Context, bus.Query) (protocol.Resources, error) { return resources() }))
-	b.HandleStream(bus.MethodLogs, n.logs)
+	b.HandleStream(bus.MethodLogs, func(ctx context.Context, q bus.Query, send func([]byte) error) error {
+		return protect(func() error { return n.logs(ctx, q, send) })
+	})
 	return b.Run(ctx)
 }
 
 // answer encodes what a handler returns.
 func answer[T any](f func(context.Context, bus.Query) (T, error)) bus.CallHandler {
-	return func(ctx context.Context, q bus.Query) ([]byte, error) {
-		v, err := f(ctx, q)
-		if err != nil {
-			return nil, err
-		}
-		return canon.Marshal(v)
+	return func(ctx context.Context, q bus.Query) (b []byte, err error) {
+		err = protect(func() error {
+			v, err := f(ctx, q)
+			if err != nil {
+				return err
+			}
+			b, err = canon.Marshal(v)
+			return err
+		})
+		return b, err
 	}
 }
 

@@ -16,6 +16,15 @@ import (
 
 // Bus returns the link to the bus, made at first use.
 func (c *Client) Bus(ctx context.Context) (*bus.Conn, error) {
+	conn, err := c.dial()
+	if err != nil {
+		return nil, err
+	}
+	// Without the lock: who waits for the bus must not keep others from the ledger.
+	return conn, conn.Ready(ctx)
+}
+
+func (c *Client) dial() (*bus.Conn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.bus == nil {
@@ -25,7 +34,7 @@ func (c *Client) Bus(ctx context.Context) (*bus.Conn, error) {
 		}
 		c.bus = conn
 	}
-	return c.bus, c.bus.Ready(ctx)
+	return c.bus, nil
 }
 
 // Bound reads the keys of a slot from the ledger, for package bus.

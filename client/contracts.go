@@ -51,11 +51,7 @@ func (c *Client) FindContract(ctx context.Context, ref string) (Contract, error)
 		if err != nil {
 			return Contract{}, err
 		}
-		ids, err := c.named(ctx, contract.KeyContractName(gid, ""))
-		if err != nil {
-			return Contract{}, err
-		}
-		id, err := find("contract", name, ids)
+		id, err := c.resolve(ctx, "contract", contract.KeyContractName(gid, ""), name)
 		if err != nil {
 			return Contract{}, err
 		}
@@ -120,8 +116,9 @@ type Workload struct {
 	Time       uint64     `json:"time"`  // of the receipt, Unix seconds
 }
 
-// Workloads lists what active contracts run. A receipt counts if the slot's
-// own key signed it and it is of the contract's newest version.
+// Workloads lists what active contracts run. A receipt counts if it is of the
+// contract's newest version and of the slot that the plan names; that the slot's
+// own key signed it is what the ledger's rules made sure of.
 func (c *Client) Workloads(ctx context.Context) ([]Workload, error) {
 	contracts, err := c.Contracts(ctx)
 	if err != nil {
@@ -156,8 +153,8 @@ func (c *Client) Workloads(ctx context.Context) ([]Workload, error) {
 	return out, nil
 }
 
-// receipts reads the receipts of a contract by workload. Their signatures were
-// judged by the ledger's rules; Open checks them once more.
+// receipts reads the receipts of a contract by workload. Open checks that they
+// are signed; whose key that was, the ledger's rules judged.
 func (c *Client) receipts(ctx context.Context, id canon.Hash) (map[string]contract.Receipt, error) {
 	records, err := List[contract.ReceiptRecord](ctx, c, contract.KeyReceiptPrefix(id))
 	if err != nil {

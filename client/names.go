@@ -94,6 +94,13 @@ func (c *Client) FarmID(ctx context.Context, ref string) (canon.Hash, error) {
 }
 
 func (c *Client) resolve(ctx context.Context, kind, prefix, ref string) (canon.Hash, error) {
+	// The name itself is one small proof, however many names the grid has.
+	if contract.ValidName(ref) {
+		rec, ok, err := Get[contract.NameRecord](ctx, c, prefix+ref)
+		if err != nil || ok {
+			return rec.ID, err
+		}
+	}
 	ids, err := c.named(ctx, prefix)
 	if err != nil {
 		return canon.Hash{}, err

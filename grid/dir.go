@@ -76,7 +76,8 @@ func Holder(path string) (pid int, running bool) {
 		return 0, false
 	}
 	defer f.Close()
-	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+	// Shared, so that two who look don't take each other for the grid.
+	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
 		return 0, false
 	}
 	b := make([]byte, 16)

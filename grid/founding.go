@@ -12,6 +12,7 @@ import (
 	"github.com/zero-os/zos/client"
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/hub"
+	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/sign"
 )
 
@@ -91,6 +92,13 @@ func found(ctx context.Context, d dir, c *client.Client, o Options, machines []*
 		if err != nil {
 			return nil, err
 		}
+		have, _, _, err := contract.Open[contract.Slot](rec.Signed, contract.KindSlot, c.Grid())
+		if err != nil {
+			return nil, err
+		}
+		if err := fitsSlot(have, slot); err != nil {
+			return nil, err
+		}
 		f.slots, f.slotIDs = append(f.slots, rec.Signed), append(f.slotIDs, id)
 		total.CPU += slot.Capacity.CPU
 		total.Memory += slot.Capacity.Memory
@@ -109,6 +117,21 @@ func found(ctx context.Context, d dir, c *client.Client, o Options, machines []*
 		}
 	}
 	return f, nil
+}
+
+// fitsSlot tells whether a machine still is what the farm declared when the grid
+// was made: a slot's statement never changes.
+func fitsSlot(have, want contract.Slot) error {
+	switch {
+	case have.Identity != want.Identity:
+		return problem.New("option-invalid", "%s was declared with identity %s when this grid was made, not %s", have.Name, have.Identity, want.Identity).
+			WithFix("start it with the same --identity, or a new grid in another --dir")
+	case want.Capacity.Memory < have.Capacity.Memory:
+		return problem.New("option-invalid", "%s was declared with %d MiB for workloads when this grid was made, this machine has %d MiB for them",
+			have.Name, have.Capacity.Memory>>20, want.Capacity.Memory>>20).
+			WithFix("start it with at least the same --memory, or a new grid in another --dir")
+	}
+	return nil
 }
 
 // times is n times a capacity: room for nodes that are added later.

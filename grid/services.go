@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/zero-os/zos/boot"
@@ -28,7 +29,8 @@ type services struct {
 	validator, witness *ledger.Node
 	bus                *server.Server
 	urls               URLs
-	ended              chan error // the first HTTP service that failed
+	ended              chan error // the first service that ended by itself
+	ledgers            sync.WaitGroup
 	wait               []chan struct{}
 	cancel             context.CancelFunc
 }
@@ -48,12 +50,14 @@ func startServices(ctx context.Context, d dir, genesis []byte, validatorSeed []b
 	}); err != nil {
 		return s, fmt.Errorf("start the ledger: %w", err)
 	}
+	s.watch("the ledger", s.validator)
 	// A second node that only follows is the light clients' witness.
 	if s.witness, err = ledger.Start(ctx, ledger.Config{
 		Dir: d.witness(), Genesis: genesis, RPC: free, P2P: free, PersistentPeers: []string{s.validator.P2PAddr()}, Logger: log,
 	}); err != nil {
 		return s, fmt.Errorf("start the ledger's witness: %w", err)
 	}
+	s.watch("the ledger's witness", s.witness)
 	if s.bus, err = server.Serve(ctx, server.Config{Listen: free, Logger: log}); err != nil {
 		return s, fmt.Errorf("start the bus: %w", err)
 	}
@@ -69,6 +73,23 @@ func startServices(ctx context.Context, d dir, genesis []byte, validatorSeed []b
 	return s, nil
 }
 
+// watch tells when a ledger node ends by itself.
+func (s *services) watch(what string, n *ledger.Node) {
+	s.ledgers.Go(func() {
+		if err := n.Wait(); err != nil {
+			s.end(fmt.Errorf("%s ended: %w", what, err))
+		}
+	})
+}
+
+// end keeps why a service ended; the first one tells.
+func (s *services) end(err error) {
+	select {
+	case s.ended <- err:
+	default:
+	}
+}
+
 // http runs one HTTP service on a free port of the loopback interface.
 func (s *services) http(ctx context.Context, serve func(context.Context, net.Listener) error) (string, error) {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
@@ -80,10 +101,7 @@ func (s *services) http(ctx context.Context, serve func(context.Context, net.Lis
 	go func() {
 		defer close(done)
 		if err := serve(ctx, l); err != nil && !errors.Is(err, http.ErrServerClosed) && ctx.Err() == nil {
-			select {
-			case s.ended <- err:
-			default:
-			}
+			s.end(err)
 		}
 	}()
 	return "http://" + l.Addr().String(), nil
@@ -104,6 +122,7 @@ func (s *services) stop() error {
 			err = errors.Join(err, n.Stop())
 		}
 	}
+	s.ledgers.Wait()
 	return err
 }
 

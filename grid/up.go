@@ -33,6 +33,8 @@ type Grid struct {
 
 	mu    sync.Mutex
 	ready bool
+
+	publishing sync.Mutex // the newest state is the last one written
 }
 
 // Up starts a grid: services, founding statements, a release, the farm's agent
@@ -259,6 +261,8 @@ func (g *Grid) State() State {
 
 // publish writes the state for others to read.
 func (g *Grid) publish() {
+	g.publishing.Lock()
+	defer g.publishing.Unlock()
 	if err := g.d.writeState(g.State()); err != nil {
 		g.o.Log.Warn("publish the grid's state", "error", err)
 	}
@@ -274,6 +278,8 @@ func (g *Grid) Ready(ctx context.Context) error {
 		err := client.Poll(ctx, func(ctx context.Context) (bool, error) {
 			select {
 			case err := <-g.ended:
+				return false, err
+			case err := <-g.services.ended:
 				return false, err
 			default:
 			}

@@ -144,16 +144,25 @@ func (a *app) gridLog(dir string) (*slog.Logger, func(), error) {
 
 // nextSteps tells a person what to try.
 func (a *app) nextSteps(s grid.State, o upOptions) {
-	fmt.Fprintf(a.out, "\n%s\n", a.paint(a.out, loud, "Try next, in another terminal:"))
-	for _, line := range []string{
-		fmt.Sprintf("export %s=%s", client.ConfigEnv, s.Env[client.ConfigEnv]),
-		"zos ps",
-		"zos logs demo/hello",
-		"zos node show node-1",
-	} {
+	lines := []string{fmt.Sprintf("export %s=%s", client.ConfigEnv, s.Env[client.ConfigEnv])}
+	if o.noDemo {
+		lines = append(lines, "zos node ls", "zos deploy examples/hello.yaml --as red", "zos proposals")
+	} else {
+		lines = append(lines, "zos ps", "zos logs demo/hello", "zos node show node-1")
+	}
+	where := "in another terminal:"
+	if o.detach {
+		where = "in this terminal:"
+	}
+	fmt.Fprintf(a.out, "\n%s\n", a.paint(a.out, loud, "Try next, "+where))
+	for _, line := range lines {
 		fmt.Fprintf(a.out, "  %s\n", line)
 	}
-	a.progress("\nCtrl-C ends the grid.")
+	if o.detach {
+		a.progress("\nzos down --dir %s ends the grid.", o.dir)
+	} else {
+		a.progress("\nCtrl-C ends the grid.")
+	}
 }
 
 // upDetached starts `zos up` as a process of its own and waits until its grid is
@@ -193,31 +202,66 @@ func (a *app) upDetached(ctx context.Context, o upOptions) error {
 	go func() { ended <- cmd.Wait() }()
 	wait, cancel := context.WithTimeout(ctx, o.wait+30*time.Second)
 	defer cancel()
+	s, err := awaitGrid(wait, o.dir, cmd.Process.Pid, ended)
+	switch {
+	case err == nil:
+	case errors.Is(err, errGridEnded):
+		out, _ := os.ReadFile(logPath)
+		return problem.New("grid-failed", "%w\n%s", err, lastLines(out, 12))
+	default:
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		} else if wait.Err() != nil {
+			err = problem.New("timeout", "the grid is not ready after %s; its log is %s", o.wait, logPath)
+		}
+		return errors.Join(err, endGrid(cmd.Process, ended))
+	}
+	if a.format == "json" {
+		return a.json(s)
+	}
+	a.nextSteps(s, o)
+	return nil
+}
+
+var errGridEnded = errors.New("the grid ended before it was ready")
+
+// awaitGrid waits until process pid says that its grid in dir is ready. ended
+// tells of the process's end.
+func awaitGrid(ctx context.Context, dir string, pid int, ended <-chan error) (grid.State, error) {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		select {
 		case err := <-ended:
-			out, _ := os.ReadFile(logPath)
-			return problem.New("grid-failed", "the grid ended before it was ready: %w\n%s", err, lastLines(out, 12))
-		case <-wait.Done():
-			return errors.Join(problem.New("timeout", "the grid is not ready after %s; its log is %s", o.wait, logPath), cmd.Process.Signal(syscall.SIGTERM))
+			return grid.State{}, fmt.Errorf("%w: %v", errGridEnded, err)
+		case <-ctx.Done():
+			return grid.State{}, ctx.Err()
 		case <-tick.C:
 		}
-		s, err := grid.ReadState(o.dir)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+		s, err := grid.ReadState(dir)
+		if err == nil && s.Ready && s.PID == pid {
+			return s, nil
 		}
-		if err != nil {
-			return err
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return s, err
 		}
-		if s.Ready && s.PID == cmd.Process.Pid {
-			if a.format == "json" {
-				return a.json(s)
-			}
-			a.nextSteps(s, o)
-			return nil
-		}
+	}
+}
+
+// endWait is how long a detached grid has to end when nobody wants it any more.
+const endWait = time.Minute
+
+// endGrid ends a detached grid and waits for it: its machines and files are to be
+// gone when the command returns.
+func endGrid(p *os.Process, ended <-chan error) error {
+	if err := p.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("end process %d: %w", p.Pid, err)
+	}
+	select {
+	case <-ended:
+		return nil
+	case <-time.After(endWait):
+		return problem.New("timeout", "process %d did not end the grid within %s", p.Pid, endWait)
 	}
 }
 

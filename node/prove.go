@@ -130,7 +130,11 @@ func (p *prover) read(ctx context.Context, l ledger) (set []workload.Desired, re
 		e, v, err := p.decide(now)
 		if err != nil {
 			p.log.Warn("refuse a contract", "contract", now.Entry.Contract.Short(), "code", problem.Code(err), "error", err)
-			refused = append(refused, p.refuse(now, err))
+			r := p.refuse(now, err)
+			if v != nil && v.Version == now.Entry.Version {
+				r.workloads = nil // they run on: their own receipts tell how they are
+			}
+			refused = append(refused, r)
 		}
 		if v != nil {
 			next.Cases = append(next.Cases, e)

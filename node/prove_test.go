@@ -265,6 +265,20 @@ func TestAFarmThatWithdrawsItsConsentEndsWhatRuns(t *testing.T) {
 	g.expect(g.book, nil, []string{"no-consent"})
 }
 
+// TestAFarmThatGrantsLessLeavesWhatRuns plays a consent below what the group
+// uses already: its workloads run on, and no receipt says that they failed.
+func TestAFarmThatGrantsLessLeavesWhatRuns(t *testing.T) {
+	g := newGrid(t)
+	g.deploy("shop")
+	g.expect(g.book, []uint64{1}, nil)
+	g.consent(contract.Capacity{CPU: 1, Memory: 1, Disk: 1}, 2)
+	g.prover.judged = time.Time{}
+	set, refused, _, err := g.prover.read(t.Context(), reader{g.book})
+	if err != nil || len(set) != 1 || len(refused) != 1 || problem.Code(refused[0].err) != "capacity-exceeded" || len(refused[0].workloads) != 0 {
+		t.Fatalf("runs %v, refuses %+v, %v", set, refused, err)
+	}
+}
+
 // TestAColludingLedgerEndsNothing plays validators who hold all keys and hide
 // or replace what a group approved: what was proven goes on.
 func TestAColludingLedgerEndsNothing(t *testing.T) {

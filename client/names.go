@@ -131,7 +131,9 @@ func (c *Client) Names(ctx context.Context) (Names, error) {
 		if kind == "slot" || kind == "contract" {
 			_, name, _ = strings.Cut(name, "/")
 		}
-		names[r.Value.ID] = name
+		if contract.ValidName(name) { // it is shown to people
+			names[r.Value.ID] = name
+		}
 	}
 	return names, nil
 }
@@ -145,8 +147,21 @@ func (c *Client) Account(ctx context.Context, id canon.Hash) (contract.Account, 
 	if !ok {
 		return contract.Account{}, problem.New("account-unknown", "no account %s", id.Short())
 	}
-	a, _, _, err := contract.Open[contract.Account](rec.Signed, contract.KindAccount, c.Grid())
+	a, got, _, err := contract.Open[contract.Account](rec.Signed, contract.KindAccount, c.Grid())
+	if err == nil {
+		err = sameID("account", got, id)
+	}
 	return a, err
+}
+
+// sameID refuses a founding statement that is not the one asked for: an id is
+// its statement's hash, whatever a ledger shows under it.
+func sameID(kind string, got, want canon.Hash) error {
+	if got == want {
+		return nil
+	}
+	return problem.New("record-mismatch", "the ledger shows another %s under the id %s", kind, want.Short()).
+		WithFix("do not trust this ledger; its validators have been changed or collude")
 }
 
 // Group reads a group's founding statement and its epoch.
@@ -158,6 +173,9 @@ func (c *Client) Group(ctx context.Context, id canon.Hash) (contract.Group, uint
 	if !ok {
 		return contract.Group{}, 0, problem.New("group-unknown", "no group %s", id.Short())
 	}
-	g, _, _, err := contract.Open[contract.Group](rec.Signed, contract.KindGroup, c.Grid())
+	g, got, _, err := contract.Open[contract.Group](rec.Signed, contract.KindGroup, c.Grid())
+	if err == nil {
+		err = sameID("group", got, id)
+	}
 	return g, rec.Epoch, err
 }

@@ -76,7 +76,10 @@ func (c *Client) Farm(ctx context.Context, id canon.Hash) (contract.Farm, error)
 	if !ok {
 		return contract.Farm{}, problem.New("farm-unknown", "no farm %s", id.Short()).WithFix("list them with: zos farm ls")
 	}
-	f, _, _, err := contract.Open[contract.Farm](rec.Signed, contract.KindFarm, c.Grid())
+	f, got, _, err := contract.Open[contract.Farm](rec.Signed, contract.KindFarm, c.Grid())
+	if err == nil {
+		err = sameID("farm", got, id)
+	}
 	return f, err
 }
 

@@ -3,6 +3,7 @@ package grid
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -62,6 +63,10 @@ func openDir(path string) (dir, error) {
 	}
 	if _, err := d.lock.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0); err != nil {
 		return dir{}, errors.Join(fmt.Errorf("write the grid's lock: %w", err), d.lock.Close())
+	}
+	// A grid that was killed has left its state: its process ids are others' now.
+	if err := os.Remove(d.state()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return dir{}, errors.Join(fmt.Errorf("remove the state of a killed grid: %w", err), d.lock.Close())
 	}
 	return d, nil
 }

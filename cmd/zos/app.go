@@ -94,6 +94,20 @@ func printable(s string) string {
 	}, s)
 }
 
+// printableLines is printable for text of several lines, with its tabs.
+func printableLines(s string) string {
+	var b strings.Builder
+	for {
+		i := strings.IndexAny(s, "\n\t")
+		if i < 0 {
+			return b.String() + printable(s)
+		}
+		b.WriteString(printable(s[:i]))
+		b.WriteByte(s[i])
+		s = s[i+1:]
+	}
+}
+
 // Colours of the terminal, by meaning.
 const (
 	good  = "32"
@@ -124,13 +138,14 @@ func (a *app) fail(err error) {
 		fmt.Fprintln(a.err, "zos: interrupted")
 		return
 	}
-	fmt.Fprintf(a.err, "%s %s", a.paint(a.err, bad, "zos:"), err)
+	// Others' words are in it: a hub's, a node's.
+	fmt.Fprintf(a.err, "%s %s", a.paint(a.err, bad, "zos:"), printableLines(err.Error()))
 	if code := codeOf(err); code != "" {
 		fmt.Fprintf(a.err, " %s", a.paint(a.err, quiet, "["+code+"]"))
 	}
 	fmt.Fprintln(a.err)
 	if fix := problem.Fix(err); fix != "" {
-		fmt.Fprintf(a.err, "  fix: %s\n", fix)
+		fmt.Fprintf(a.err, "  fix: %s\n", printableLines(fix))
 	}
 }
 

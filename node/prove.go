@@ -95,14 +95,17 @@ func (p *prover) restore() (set []workload.Desired, ok bool) {
 		p.log.Warn("the kept set of contracts is not usable, waiting for the ledger", "error", err)
 		return nil, false
 	}
+	var believed []evidence
 	for _, e := range kept.Cases {
 		v, err := p.judge(e)
 		if err != nil {
 			p.log.Warn("refuse a kept contract", "contract", e.Entry.Contract.Short(), "error", err)
 			continue
 		}
+		believed = append(believed, e)
 		set = append(set, desired(v)...)
 	}
+	kept.Cases = believed // what was refused gives nobody rights either
 	p.last = kept
 	return set, true
 }
@@ -273,8 +276,9 @@ func (p *prover) gather(ctx context.Context, l ledger, node contract.NodeRecord)
 		}
 	}
 	cases := make([]evidence, 0, len(entries))
+	seen := p.remembered()
 	for _, entry := range entries {
-		e, err := p.evidence(ctx, l, entry)
+		e, err := p.evidence(ctx, l, entry, seen)
 		if err != nil {
 			return nil, fmt.Errorf("read contract %s: %w", entry.Contract.Short(), err)
 		}
@@ -283,34 +287,72 @@ func (p *prover) gather(ctx context.Context, l ledger, node contract.NodeRecord)
 	return cases, nil
 }
 
+// people are what contracts of one group share. A node that runs many of them,
+// or those of a large group, reads each record once, and accounts that it has
+// believed not again: they can't change.
+type people struct {
+	groups   map[canon.Hash]contract.Signed
+	consents map[canon.Hash]contract.Signed
+	accounts map[canon.Hash]contract.Signed
+}
+
+// remembered begins a round of reading with the accounts that were believed.
+func (p *prover) remembered() people {
+	seen := people{map[canon.Hash]contract.Signed{}, map[canon.Hash]contract.Signed{}, map[canon.Hash]contract.Signed{}}
+	for _, e := range p.last.Cases {
+		for _, m := range e.Members {
+			seen.accounts[m.ID()] = m
+		}
+	}
+	return seen
+}
+
 // evidence reads what one contract rests on. Missing records stay empty:
 // contract.Judge refuses them with a reason.
-func (p *prover) evidence(ctx context.Context, l ledger, entry contract.RunEntry) (evidence, error) {
+func (p *prover) evidence(ctx context.Context, l ledger, entry contract.RunEntry, seen people) (evidence, error) {
 	e := evidence{Entry: entry}
 	k, _, err := get[contract.ContractRecord](ctx, l, contract.KeyContract(entry.Contract))
 	if err != nil {
 		return e, err
 	}
 	e.History = k.History
-	g, found, err := get[contract.GroupRecord](ctx, l, contract.KeyGroup(k.Group))
-	if err != nil || !found {
+	if e.Group, err = once(seen.groups, k.Group, func() (contract.Signed, error) {
+		r, _, err := get[contract.GroupRecord](ctx, l, contract.KeyGroup(k.Group))
+		return r.Signed, err
+	}); err != nil || len(e.Group.Statement) == 0 {
 		return e, err
 	}
-	e.Group = g.Signed
 	var founding contract.Group
-	if err := canon.UnmarshalLimit(g.Signed.Statement, contract.MaxPlain, &founding); err != nil || founding.Validate() != nil {
+	if err := canon.UnmarshalLimit(e.Group.Statement, contract.MaxPlain, &founding); err != nil || founding.Validate() != nil {
 		return e, nil // Judge says what is wrong with it; a list without bounds is not read
 	}
 	for _, m := range founding.Members {
-		a, _, err := get[contract.AccountRecord](ctx, l, contract.KeyAccount(m.Account))
+		a, err := once(seen.accounts, m.Account, func() (contract.Signed, error) {
+			r, _, err := get[contract.AccountRecord](ctx, l, contract.KeyAccount(m.Account))
+			return r.Signed, err
+		})
 		if err != nil {
 			return e, err
 		}
-		e.Members = append(e.Members, a.Signed)
+		e.Members = append(e.Members, a)
 	}
-	consent, _, err := get[contract.ConsentRecord](ctx, l, contract.KeyConsent(p.farm.ID(), k.Group))
-	e.Consent = consent.Signed
+	e.Consent, err = once(seen.consents, k.Group, func() (contract.Signed, error) {
+		r, _, err := get[contract.ConsentRecord](ctx, l, contract.KeyConsent(p.farm.ID(), k.Group))
+		return r.Signed, err
+	})
 	return e, err
+}
+
+// once returns what seen has under id, read when it has nothing.
+func once(seen map[canon.Hash]contract.Signed, id canon.Hash, read func() (contract.Signed, error)) (contract.Signed, error) {
+	if s, ok := seen[id]; ok {
+		return s, nil
+	}
+	s, err := read()
+	if err == nil {
+		seen[id] = s
+	}
+	return s, err
 }
 
 // judge applies contract.Judge to one case.

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"testing"
@@ -370,6 +371,39 @@ func TestAListThatIsNotTheRecordsIsNotBelieved(t *testing.T) {
 	}
 }
 
+// counting counts what is asked of a ledger.
+type counting struct {
+	reader
+	reads *int
+}
+
+func (c counting) Get(ctx context.Context, key string) ([]byte, bool, light.Head, error) {
+	*c.reads++
+	return c.reader.Get(ctx, key)
+}
+
+// TestManyContractsOfOneGroupAreReadOnce bounds what a node asks the ledger for:
+// a large group with many contracts must not make it deaf to all others.
+func TestManyContractsOfOneGroupAreReadOnce(t *testing.T) {
+	g := newGrid(t)
+	const contracts = 20
+	for i := range contracts {
+		g.deploy(fmt.Sprintf("shop-%d", i))
+	}
+	// The slot's record and list, the group, its consent; its accounts once.
+	for _, accounts := range []int{3, 0} {
+		reads := 0
+		g.prover.judged = time.Time{}
+		set, _, _, err := g.prover.read(t.Context(), counting{reader{g.book}, &reads})
+		if err != nil || len(set) != contracts {
+			t.Fatalf("%d workloads, %v", len(set), err)
+		}
+		if want := 4 + contracts + accounts; reads != want {
+			t.Fatalf("%d records were read for %d contracts, want %d", reads, contracts, want)
+		}
+	}
+}
+
 // TestTheDiskRemembersWhatWasProven plays a node that boots without a ledger.
 func TestTheDiskRemembersWhatWasProven(t *testing.T) {
 	g := newGrid(t)
@@ -387,7 +421,8 @@ func TestTheDiskRemembersWhatWasProven(t *testing.T) {
 	if err := g.prover.keep(g.prover.last); err != nil {
 		t.Fatal(err)
 	}
-	if set, _ := g.newProver(dir).restore(); len(set) != 0 {
-		t.Fatalf("a set with one approval was restored: %v", set)
+	forged := g.newProver(dir)
+	if set, _ := forged.restore(); len(set) != 0 || len(forged.last.Cases) != 0 {
+		t.Fatalf("a set with one approval was restored: %v, %v", set, forged.last.Cases)
 	}
 }

@@ -116,11 +116,32 @@ type Workload struct {
 	Time       uint64     `json:"time"`  // of the receipt, Unix seconds
 }
 
+// active lists the contracts that stand, by the names that they hold: cancelled
+// ones, and the histories of all others' versions, are not read.
+func (c *Client) active(ctx context.Context) ([]Contract, error) {
+	records, err := List[contract.NameRecord](ctx, c, "name/contract/")
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Contract, 0, len(records))
+	for _, r := range records {
+		k, err := c.Contract(ctx, r.Value.ID)
+		if err != nil {
+			return nil, err
+		}
+		// Between two reads a contract may have been cancelled.
+		if k.State == contract.ContractActive {
+			out = append(out, k)
+		}
+	}
+	return out, nil
+}
+
 // Workloads lists what active contracts run. A receipt counts if it is of the
 // contract's newest version and of the slot that the plan names; that the slot's
 // own key signed it is what the ledger's rules made sure of.
 func (c *Client) Workloads(ctx context.Context) ([]Workload, error) {
-	contracts, err := c.Contracts(ctx)
+	contracts, err := c.active(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -130,9 +151,6 @@ func (c *Client) Workloads(ctx context.Context) ([]Workload, error) {
 	}
 	out := []Workload{}
 	for _, k := range contracts {
-		if k.State != contract.ContractActive {
-			continue
-		}
 		id := k.ID
 		receipts, err := c.receipts(ctx, id)
 		if err != nil {

@@ -235,7 +235,7 @@ func (n *Node) follow(ctx context.Context) error {
 	supervise.Signal(ctx, supervise.Healthy)
 	l, err := n.openLedger(ctx)
 	if err != nil {
-		n.problem("ledger", problem.Code(err))
+		n.problem("ledger", codeOf(err))
 		return err
 	}
 	if err := supervise.Run(ctx, "receipts", func(ctx context.Context) error { return n.receipts.run(ctx, l) }); err != nil {
@@ -247,7 +247,7 @@ func (n *Node) follow(ctx context.Context) error {
 		if err := n.prove(ctx, l); err != nil && ctx.Err() == nil {
 			// What was proven goes on running; nothing new starts, since nothing
 			// new is known.
-			n.problem("ledger", problem.Code(err))
+			n.problem("ledger", codeOf(err))
 			n.log.Warn("read the ledger", "error", err)
 		}
 		select {
@@ -256,6 +256,15 @@ func (n *Node) follow(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// codeOf is the code of what keeps the ledger from being read; an error without
+// one is a deadline.
+func codeOf(err error) string {
+	if code := problem.Code(err); code != "" {
+		return code
+	}
+	return light.CodeUnreachable
 }
 
 // openLedger opens the ledger, once. Only follow calls it; the lock is not held

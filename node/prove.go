@@ -381,6 +381,9 @@ func (p *prover) keep(set proven) error {
 	if err != nil {
 		return err
 	}
+	if len(b) > maxProven {
+		return problem.New("state-too-large", "the proven set has %d bytes, at most %d are kept", len(b), maxProven)
+	}
 	path := filepath.Join(p.dir, provenFile)
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, b) {
 		return nil

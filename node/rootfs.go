@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/flist"
 	"github.com/zero-os/zos/store"
@@ -86,13 +88,16 @@ func (r rootfs) scrub(digest canon.Hash) (damaged int, err error) {
 	return damaged, nil
 }
 
-// readAll reads a file to its end, past the page cache where it can.
+// readAll reads a file to its end, from the disk and not from the page cache.
 func readAll(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+		return err
+	}
 	_, err = io.Copy(io.Discard, f)
 	return err
 }

@@ -91,7 +91,6 @@ func TestShimKilledAndContainerLives(t *testing.T) {
 	st := status(t, k, d.ID)
 	must(t, unix.Kill(st.Shim.PID, unix.SIGKILL))
 	until(t, "shim-lost", func() bool { return observe(t, k, d.ID).Reason == ReasonShimLost })
-	must(t, unix.Kill(st.Process.PID, unix.SIGTERM)) // no handler in its pid namespace: ignored
 	must(t, unix.Kill(st.Process.PID, unix.SIGKILL))
 	until(t, "ended", func() bool { return !st.Process.Alive() })
 	must(t, k.Ensure(timeout(t), d))

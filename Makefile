@@ -59,7 +59,7 @@ test: deps lint build
 	$(GO) test -timeout 30m ./grid
 
 # unit needs no root, no mounts and no virtual machine.
-UNIT := ./canon ./sign ./seal ./problem ./contract ./spec/... ./flist ./ledger/merkle ./supervise
+UNIT := ./canon ./sign ./seal ./problem ./contract ./spec/... ./ledger/merkle ./supervise ./node ./node/identity
 unit:
 	$(GO) test $(UNIT)
 

@@ -29,7 +29,7 @@ import (
 )
 
 // proveEvery is how often the ledger is asked what to run.
-const proveEvery = time.Second
+const proveEvery = 500 * time.Millisecond
 
 // Node is the running parts of a node.
 type Node struct {

@@ -186,11 +186,14 @@ func (r *reconciler) start(ctx context.Context, verbs *sync.WaitGroup, id worklo
 	t.busy, t.cancel, t.removing, t.version = true, cancel, removing, version
 	verbs.Go(func() {
 		defer cancel()
+		began := time.Now()
 		err := protect(func() error { return verb(vctx, kind) })
 		r.mu.Lock()
 		t.busy = false
 		switch {
 		case err == nil:
+			r.log.Info("reconciled workload", "workload", id.Name, "contract", id.Contract.Short(), "version", version, "remove", removing,
+				"took", time.Since(began).Round(time.Millisecond))
 			t.failures, t.err, t.next = 0, nil, time.Time{}
 			if !removing {
 				// Ensure succeeded, so the next look shows it running; if not, don't spin.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"sync"
@@ -48,6 +49,7 @@ type nodeRow struct {
 	Capacity    capacityJSON `json:"capacity"`
 	Used        capacityJSON `json:"used"`
 	Free        capacityJSON `json:"free"`
+	Boot        string       `json:"boot"` // differs between any two boots; empty without an answer
 	Running     uint64       `json:"running"`
 	Head        uint64       `json:"head"`    // height of the last header it has proven
 	Release     uint64       `json:"release"` // sequence
@@ -73,6 +75,7 @@ func nodeRowOf(ctx context.Context, c *client.Client, n client.Node, names clien
 			r.State = nodeReady
 		}
 		r.Running, r.Head, r.Release, r.Time = beat.Status.Running, beat.Status.Head, beat.Release, beat.Time
+		r.Boot = hex.EncodeToString(beat.BootNonce)
 		r.Problems = append(r.Problems, beat.Status.Problems...)
 	case code == "bus-unreachable":
 		r.State = nodeUnknown
@@ -184,7 +187,7 @@ func (a *app) showNode(r nodeRow, n client.Node) error {
 		rows = append(rows, [2]string{"key", r.Fingerprint}, [2]string{"epoch", fmt.Sprint(r.Epoch)})
 	}
 	if r.Time > 0 {
-		rows = append(rows, [2]string{"running", fmt.Sprint(r.Running)}, [2]string{"ledger head", fmt.Sprint(r.Head)},
+		rows = append(rows, [2]string{"boot", r.Boot}, [2]string{"running", fmt.Sprint(r.Running)}, [2]string{"ledger head", fmt.Sprint(r.Head)},
 			[2]string{"release", fmt.Sprint(r.Release)}, [2]string{"clock", when(r.Time)})
 	}
 	for _, p := range r.Problems {

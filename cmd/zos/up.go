@@ -145,6 +145,12 @@ func (a *app) gridLog(dir string) (*slog.Logger, func(), error) {
 // nextSteps tells a person what to try.
 func (a *app) nextSteps(s grid.State, o upOptions) {
 	lines := []string{fmt.Sprintf("export %s=%s", client.ConfigEnv, s.Env[client.ConfigEnv])}
+	// `make up` runs bin/zos, which no shell finds by itself.
+	if _, err := exec.LookPath("zos"); err != nil {
+		if exe, err := os.Executable(); err == nil {
+			lines = append(lines, fmt.Sprintf("export PATH=%s:$PATH", filepath.Dir(exe)))
+		}
+	}
 	if o.noDemo {
 		lines = append(lines, "zos node ls", "zos deploy examples/hello.yaml --as red", "zos proposals")
 	} else {

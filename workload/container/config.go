@@ -22,7 +22,6 @@ func ociConfig(name string, c plan.Container, r plan.Resources, idBase uint32, c
 	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: idBase, Size: idRange}}
 	pids := int64(r.PIDs)
 	memory := int64(r.Memory)
-	quota, period := cpuLimit(r.CPU)
 	oomScore := 500 // the node's own processes are spared when its memory runs out
 	s := &specs.Spec{
 		Version:  specs.Version,
@@ -61,7 +60,8 @@ func ociConfig(name string, c plan.Container, r plan.Resources, idBase uint32, c
 			Resources: &specs.LinuxResources{
 				Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
 				Memory:  &specs.LinuxMemory{Limit: &memory, Swap: &memory}, // together: no swap
-				CPU:     &specs.LinuxCPU{Quota: &quota, Period: &period},
+				// The shim sets cpu.max once the program runs: runc's own work before
+				// that is the node's, and took seconds on a tenth of a core.
 				Pids:    &specs.LinuxPids{Limit: &pids},
 				// Out of memory ends the whole container, not a part of it that the
 				// rest then waits for.
@@ -84,15 +84,15 @@ func ociConfig(name string, c plan.Container, r plan.Resources, idBase uint32, c
 	return s, nil
 }
 
-// cpuLimit turns thousandths of a core into a quota per period, both in
-// microseconds. The kernel wants a quota of 1 ms or more, so small limits get a
-// longer period.
-func cpuLimit(milli uint64) (quota int64, period uint64) {
-	period = 100_000
+// cpuMax turns thousandths of a core into a cgroup's cpu.max: a quota per period,
+// both in microseconds. The kernel wants a quota of 1 ms or more, so small limits
+// get a longer period.
+func cpuMax(milli uint64) string {
+	period := uint64(100_000)
 	if milli < 10 {
 		period = 1_000_000
 	}
-	return int64(milli * period / 1000), period
+	return fmt.Sprintf("%d %d", milli*period/1000, period)
 }
 
 func mounts() []specs.Mount {

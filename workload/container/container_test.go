@@ -103,10 +103,9 @@ func TestEveryConfigConfines(t *testing.T) {
 }
 
 func TestCPULimitIsNeverBelowTheKernels(t *testing.T) {
-	for milli, want := range map[uint64][2]int64{1: {1000, 1_000_000}, 9: {9000, 1_000_000}, 10: {1000, 100_000}, 500: {50_000, 100_000}, 2000: {200_000, 100_000}} {
-		q, p := cpuLimit(milli)
-		if q != want[0] || int64(p) != want[1] || q < 1000 {
-			t.Errorf("%d thousandths: %d per %d", milli, q, p)
+	for milli, want := range map[uint64]string{1: "1000 1000000", 9: "9000 1000000", 10: "1000 100000", 500: "50000 100000", 2000: "200000 100000"} {
+		if got := cpuMax(milli); got != want {
+			t.Errorf("%d thousandths: %q, want %q", milli, got, want)
 		}
 	}
 }

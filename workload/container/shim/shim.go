@@ -222,6 +222,10 @@ func (s *shim) take(ctx context.Context, ref process.Ref, child bool) (*running,
 		h.Close()
 		return nil, err
 	}
+	if err := os.WriteFile(filepath.Join(s.spec.Cgroup, "cpu.max"), []byte(s.spec.CPUMax), 0); err != nil && ref.Alive() {
+		h.Close()
+		return nil, fmt.Errorf("limit the container's processor time: %w", err)
+	}
 	s.status.Process = ref
 	if err := s.set(Running); err != nil {
 		h.Close()

@@ -28,6 +28,8 @@ type Spec struct {
 	UID uint32 `json:"uid"` // host ids that the container's process runs as; own the FIFOs
 	GID uint32 `json:"gid"`
 
+	CPUMax string `json:"cpu_max"` // of the cgroup's cpu.max, set when the program runs
+
 	Upper    string `json:"upper"`     // path in the file system that the container writes to, for disk-full
 	LogDir   string `json:"log_dir"`   // the log ring
 	LogBound int64  `json:"log_bound"` // bytes

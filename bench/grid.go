@@ -179,19 +179,7 @@ func cancelContract(ctx context.Context, c *client.Client, id canon.Hash) error 
 	if err := c.Approve(ctx, p, green); err != nil {
 		return err
 	}
-	return client.Poll(ctx, func(ctx context.Context) (bool, error) {
-		records, err := client.List[contract.ReceiptRecord](ctx, c, contract.KeyReceiptPrefix(id))
-		if err != nil {
-			return false, err
-		}
-		for _, r := range records {
-			rc, _, _, err := contract.Open[contract.Receipt](r.Value.Signed, contract.KindReceipt, c.Grid())
-			if err != nil || rc.State != contract.StateGone {
-				return false, err
-			}
-		}
-		return len(records) > 0, nil
-	})
+	return client.Poll(ctx, func(ctx context.Context) (bool, error) { return c.Gone(ctx, id) })
 }
 
 const pythonSpec = `apiVersion: zos/v1
@@ -209,7 +197,7 @@ workloads:
 // python measures how much of a Debian image is fetched to print from python3.
 func (b *bench) python(ctx context.Context) (err error) {
 	root := filepath.Join(b.tmp, "debian")
-	out, err := exec.CommandContext(ctx, "debootstrap", "--variant=minbase", "--include=python3", "bookworm", root).CombinedOutput()
+	out, err := exec.CommandContext(ctx, "debootstrap", "--variant=minbase", "--include=python3,perl", "bookworm", root).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("debootstrap: %w\n%s", err, out[max(0, len(out)-1000):])
 	}

@@ -171,6 +171,21 @@ func (c *Client) Workloads(ctx context.Context) ([]Workload, error) {
 	return out, nil
 }
 
+// Gone tells whether every workload of a contract that ever had a receipt has
+// one that says that nothing of it is left.
+func (c *Client) Gone(ctx context.Context, id canon.Hash) (bool, error) {
+	receipts, err := c.receipts(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	for _, r := range receipts {
+		if r.State != contract.StateGone {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
 // receipts reads the receipts of a contract by workload. Open checks that they
 // are signed; whose key that was, the ledger's rules judged.
 func (c *Client) receipts(ctx context.Context, id canon.Hash) (map[string]contract.Receipt, error) {

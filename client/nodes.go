@@ -2,6 +2,8 @@ package client
 
 import (
 	"context"
+	"slices"
+	"strings"
 
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/contract"
@@ -35,7 +37,7 @@ func less(a, b uint64) uint64 {
 	return a - b
 }
 
-// Nodes lists all slots of the grid.
+// Nodes lists all slots of the grid by name.
 func (c *Client) Nodes(ctx context.Context) ([]Node, error) {
 	slots, err := List[contract.SlotRecord](ctx, c, "slot/")
 	if err != nil {
@@ -49,6 +51,7 @@ func (c *Client) Nodes(ctx context.Context) ([]Node, error) {
 		}
 		out = append(out, n)
 	}
+	slices.SortStableFunc(out, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
 }
 

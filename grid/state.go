@@ -36,12 +36,12 @@ type NodeState struct {
 	Name     string `json:"name"`
 	Slot     string `json:"slot"` // 64 hex digits
 	Identity string `json:"identity"`
-	PID      int    `json:"pid"`               // of QEMU; another one after every power-on
-	Disk     string `json:"disk,omitempty"`    // raw image
-	TPM      string `json:"tpm,omitempty"`     // swtpm's state directory
-	Segment  string `json:"segment,omitempty"` // socket of the node's layer-2 segment
-	Console  string `json:"console"`           // what its serial line printed
-	Boots    int    `json:"boots"`             // power-ons by this grid
+	PID      int    `json:"pid"`           // of QEMU; another one after every power-on
+	Disk     string `json:"disk"`          // raw image; empty without one
+	TPM      string `json:"tpm,omitempty"` // swtpm's state directory
+	Segment  string `json:"segment"`       // socket of the node's layer-2 segment
+	Console  string `json:"console"`       // what its serial line printed
+	Boots    int    `json:"boots"`         // power-ons by this grid
 }
 
 // ReadState reads what the grid in a directory last said.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -78,7 +79,32 @@ func (a *app) approve(ctx context.Context, c *client.Client, ref, planHash strin
 	if err := c.Approve(ctx, p, by); err != nil {
 		return fmt.Errorf("approve %s: %w", p.ID.Short(), err)
 	}
+	if p.Approval.Action == contract.ActionCancel {
+		if err := a.awaitEnd(ctx, c, p); err != nil {
+			return err
+		}
+	}
 	return a.showProposal(ctx, c, p.ID, p.PlanHash)
+}
+
+// endTime is how long an approval that ends a contract waits for its nodes.
+const endTime = 30 * time.Second
+
+// awaitEnd waits until the nodes' receipts say that nothing of a cancelled
+// contract is left. A node that is away removes it when it returns.
+func (a *app) awaitEnd(ctx context.Context, c *client.Client, p client.Proposal) error {
+	now, err := c.Proposal(ctx, p.ID)
+	if err != nil || now.Record.State != contract.ProposalAccepted {
+		return err
+	}
+	wait, cancel := context.WithTimeout(ctx, endTime)
+	defer cancel()
+	err = client.Poll(wait, func(ctx context.Context) (bool, error) { return c.Gone(ctx, p.Approval.Contract) })
+	if err != nil && ctx.Err() == nil {
+		a.progress("not every node has confirmed yet that it removed its workloads; they do when they are back")
+		return nil
+	}
+	return err
 }
 
 // showStatement shows on standard error what is about to be signed.

@@ -14,6 +14,7 @@ import (
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/client"
 	"github.com/zero-os/zos/contract"
+	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/spec"
 	"github.com/zero-os/zos/spec/plan"
 )
@@ -28,7 +29,7 @@ func readSpec(path string) (*spec.Deployment, error) {
 		data, err = readBounded(path, spec.MaxSize+1)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the spec: %w", err)
+		return nil, problem.New("source-unreadable", "read the spec: %w", err).WithFix("name a file, or - for standard input")
 	}
 	return spec.Parse(path, data)
 }

@@ -199,7 +199,7 @@ func (a *app) upDetached(ctx context.Context, o upOptions) error {
 		args = append(args, "--no-demo")
 	}
 	cmd := exec.Command(exe, args...)
-	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Stderr = log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the grid: %w", err)
@@ -208,7 +208,16 @@ func (a *app) upDetached(ctx context.Context, o upOptions) error {
 	go func() { ended <- cmd.Wait() }()
 	wait, cancel := context.WithTimeout(ctx, o.wait+30*time.Second)
 	defer cancel()
+	a.progress("starting the grid; its log is %s", logPath)
+	relay, stopRelay := context.WithCancel(wait)
+	relayed := make(chan struct{})
+	go func() {
+		defer close(relayed)
+		a.relay(relay, logPath)
+	}()
 	s, err := awaitGrid(wait, o.dir, cmd.Process.Pid, ended)
+	stopRelay()
+	<-relayed
 	switch {
 	case err == nil:
 	case errors.Is(err, errGridEnded):
@@ -271,6 +280,27 @@ func endGrid(p *os.Process, ended <-chan error) error {
 	}
 }
 
+// relay shows what is written to a log, until ctx ends.
+func (a *app) relay(ctx context.Context, path string) {
+	f, err := os.Open(path)
+	if err != nil {
+		return // the log is for people; its file is named
+	}
+	defer f.Close()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, err := io.Copy(a.err, f); err != nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
 // lastLines keeps the end of a log.
 func lastLines(b []byte, n int) string {
 	end := len(b)
@@ -304,6 +334,9 @@ func (a *app) downCommand() *cobra.Command {
 
 // down asks the grid's process to end, and waits for it.
 func (a *app) down(ctx context.Context, dir string) error {
+	if _, err := os.Stat(dir); err != nil {
+		return problem.New("not-found", "no grid in %s: %w", dir, err)
+	}
 	pid, running := grid.Holder(dir)
 	if !running {
 		a.progress("no grid runs in %s", dir)

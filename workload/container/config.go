@@ -62,7 +62,7 @@ func ociConfig(name string, c plan.Container, r plan.Resources, idBase uint32, c
 				Memory:  &specs.LinuxMemory{Limit: &memory, Swap: &memory}, // together: no swap
 				// The shim sets cpu.max once the program runs: runc's own work before
 				// that is the node's, and took seconds on a tenth of a core.
-				Pids:    &specs.LinuxPids{Limit: &pids},
+				Pids: &specs.LinuxPids{Limit: &pids},
 				// Out of memory ends the whole container, not a part of it that the
 				// rest then waits for.
 				Unified: map[string]string{"memory.oom.group": "1"},

@@ -5,6 +5,7 @@ package container
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"flag"
 	"os"
 	"path/filepath"
@@ -265,8 +266,12 @@ func FuzzDecode(f *testing.F) {
 			t.Fatal(err)
 		}
 		r := s.Linux.Resources
-		if s.Process.User.UID >= idRange || *r.Memory.Limit < minMemory || *r.Pids.Limit < 1 || *r.CPU.Quota < 1000 {
+		if s.Process.User.UID >= idRange || *r.Memory.Limit < minMemory || *r.Pids.Limit < 1 {
 			t.Errorf("unlimited: %+v", r)
+		}
+		var quota, period uint64
+		if n, err := fmt.Sscanf(cpuMax(cpu), "%d %d", &quota, &period); n != 2 || err != nil || quota < 1000 || period > 1_000_000 {
+			t.Errorf("cpu.max %q", cpuMax(cpu))
 		}
 		if _, err := json.Marshal(s); err != nil {
 			t.Error(err)

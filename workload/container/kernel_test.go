@@ -28,7 +28,6 @@ func TestInTheNodesKernel(t *testing.T) {
 		Modules:  []string{"overlay", "loop"},
 		Disks:    []qemu.Disk{{Path: disk}},
 		MemoryMB: 768,
-		CPUs:     2,
 		Cmdline:  "lockdown=integrity module.sig_enforce=1", // as nodes boot
 		Files: map[string]string{
 			"/bin/runc":     buildRunc(t),

@@ -12,6 +12,7 @@ const (
 	MethodLogs      = "workload.logs"   // of one workload, followed or not
 	MethodNode      = "node.status"     // the node's own state
 	MethodResources = "node.resources"  // mounts, cgroups, namespaces, interfaces, bytes
+	MethodNetwork   = "network.status"  // of the networks of one contract, as this node has them
 
 	// MethodRenew keeps a stream alive. The bus answers it itself, under the
 	// rights of the stream's own method.
@@ -37,6 +38,7 @@ type Facts struct {
 //	method            contract  farm key  group member  anyone else
 //	workload.status   named     no        yes           no
 //	workload.logs     named     no        yes           no
+//	network.status    named     no        yes           no
 //	node.status       none      yes       no            no
 //	node.resources    none      yes       no            no
 //
@@ -45,7 +47,7 @@ type Facts struct {
 func Allowed(caller sign.PublicKey, method string, contract canon.Hash, f Facts) error {
 	refused := problem.New("not-permitted", "%s: the key %s has no right to it", method, caller.Fingerprint())
 	switch method {
-	case MethodStatus, MethodLogs:
+	case MethodStatus, MethodLogs, MethodNetwork:
 		if contract.IsZero() {
 			return problem.New("request-invalid", "%s: no contract is named", method)
 		}

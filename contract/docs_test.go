@@ -48,6 +48,8 @@ func TestSchemaNamesTheFieldsOfEveryStatement(t *testing.T) {
 		"approval": Approval{}, "receipt": Receipt{}, "release": Release{}, "checkpoint": Checkpoint{}, "tag": Tag{},
 		"signed": Signed{}, "signature": Signature{},
 		"plan": plan.Plan{}, "workload": plan.Workload{}, "resources": plan.Resources{}, "container": plan.Container{},
+		"network": plan.Network{}, "network-node": plan.NetworkNode{}, "network-config": plan.NetworkConfig{},
+		"attachment": plan.Attachment{}, "rule": plan.Rule{},
 	} {
 		if want := fields(reflect.TypeOf(v)); !slices.Equal(rules[name], want) {
 			t.Errorf("rule %s has %v, the struct %v", name, rules[name], want)

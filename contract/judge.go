@@ -34,6 +34,9 @@ type Verdict struct {
 	Version   uint64
 	Plan      canon.Hash // plan hash
 	Workloads []plan.Workload
+	// Deployment is the whole plan, whose Workloads are those of every slot: a
+	// network's router must know the other nodes and who may reach whom.
+	Deployment plan.Plan
 }
 
 // Judge decides whether a node may run a contract. It assumes that the ledger,
@@ -245,7 +248,7 @@ func (j *judge) newest() error {
 	}
 	j.verdict = Verdict{
 		Contract: j.Entry.Contract, Group: j.groupID, Name: j.last.Name,
-		Version: j.last.Version, Plan: planHash,
+		Version: j.last.Version, Plan: planHash, Deployment: j.lastP,
 	}
 	for _, w := range j.lastP.Workloads {
 		if w.Slot == j.SlotID {

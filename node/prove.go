@@ -367,7 +367,7 @@ func (p *prover) judge(e evidence) (contract.Verdict, error) {
 func desired(v contract.Verdict) []workload.Desired {
 	set := make([]workload.Desired, 0, len(v.Workloads))
 	for _, w := range v.Workloads {
-		set = append(set, workload.Desired{ID: workload.ID{Contract: v.Contract, Name: w.Name}, Version: v.Version, Plan: w})
+		set = append(set, workload.Desired{ID: workload.ID{Contract: v.Contract, Name: w.Name}, Version: v.Version, Plan: w, Deployment: &v.Deployment})
 	}
 	return set
 }

@@ -20,6 +20,9 @@ type Desired struct {
 	ID      ID
 	Version uint64 // version of the contract
 	Plan    plan.Workload
+	// Deployment is the whole plan that Plan is part of: what the contract's
+	// other workloads and nodes are. Shared by all of a contract, read-only.
+	Deployment *plan.Plan
 }
 
 // Status is what the kernel shows of a workload right now.

@@ -1,5 +1,6 @@
 // Package plan is the resolved deployment: the exact bytes that people approve
-// and that nodes execute. Everything is decided in it: nodes, digests, limits.
+// and that nodes execute. Everything is decided in it: nodes, digests, limits,
+// networks and addresses.
 //
 // It lies below package contract, whose rules read a plan's slots and
 // resources, and below package spec, which makes plans from what people write.
@@ -18,6 +19,7 @@ type Plan struct {
 	V         uint64     `cbor:"v"`
 	Group     canon.Hash `cbor:"group"`     // id of the group
 	Name      string     `cbor:"name"`      // deployment, [a-z0-9-]{1,63}
+	Networks  []Network  `cbor:"networks"`  // sorted by name, unique names
 	Workloads []Workload `cbor:"workloads"` // sorted by name, unique names
 }
 
@@ -57,4 +59,7 @@ type Container struct {
 	Restart string     `cbor:"restart"` // "always", "on-failure" or "never"
 	// NoNewPrivs is on unless the spec asks for setuid programs.
 	NoNewPrivs bool `cbor:"no_new_privs"`
+	// Networks are the container's interfaces: the first is eth0, the second
+	// eth1. Without any it has a loopback interface only.
+	Networks []Attachment `cbor:"networks"`
 }

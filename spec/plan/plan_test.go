@@ -14,7 +14,7 @@ import (
 func container() Container {
 	return Container{
 		V: Version, Flist: canon.Sum([]byte("flist")), Size: 7, Args: []string{"/bin/x", ""}, Env: []string{"A=1", "B="},
-		WorkDir: "/srv", UID: 1, GID: 65535, Restart: RestartNever, NoNewPrivs: true,
+		WorkDir: "/srv", UID: 1, GID: 65535, Restart: RestartNever, NoNewPrivs: true, Networks: []Attachment{},
 	}
 }
 
@@ -32,7 +32,7 @@ func job(t testing.TB, name string) Workload {
 
 func good(t testing.TB) Plan {
 	t.Helper()
-	return Plan{V: Version, Group: canon.Sum([]byte("group")), Name: "shop", Workloads: []Workload{job(t, "db"), job(t, "web")}}
+	return Plan{V: Version, Group: canon.Sum([]byte("group")), Name: "shop", Networks: []Network{}, Workloads: []Workload{job(t, "db"), job(t, "web")}}
 }
 
 func TestPlanComesBackEqual(t *testing.T) {

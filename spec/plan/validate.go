@@ -14,14 +14,28 @@ import (
 // must hold in memory to read one.
 const (
 	MaxSize      = 192 << 10 // bytes of an encoded Plan
-	MaxWorkloads = 128
-	MaxArgs      = 256      // entries of Args, and of Env
-	MaxString    = 32 << 10 // bytes of one argument or variable
-	MaxID        = 65535    // highest UID and GID: one user namespace
+	MaxWorkloads = 512       // containers and routers
+	MaxArgs      = 256       // entries of Args, and of Env
+	MaxString    = 32 << 10  // bytes of one argument or variable
+	MaxID        = 65535     // highest UID and GID: one user namespace
 	// MaxAmount bounds every number of Resources, so that sums can't overflow.
 	MaxAmount = 1 << 50
 	// MinMemory is the least a container can be limited to and still start.
 	MinMemory = 1 << 20
+
+	MaxNetworks    = 8   // of a plan
+	MaxNetworkName = 40  // characters
+	MaxNodes       = 256 // of a network
+	MaxAttachments = 4   // of a container
+	MaxAliases     = 16  // of an attachment
+	MaxRules       = 32  // of an attachment
+	MaxPeers       = 128 // of a rule
+
+	// MinBandwidth is the least that passes a full packet several times a second.
+	MinBandwidth = 64_000
+	MaxBandwidth = 1_000_000_000_000 // bit/s
+
+	maxNetworkConfig = 128 // bytes
 )
 
 // Restart policies of a Container.
@@ -118,10 +132,16 @@ func (w Workload) Validate() error {
 			return invalid("workload %s: %s is %d, want %d to %d", w.Name, n.what, n.have, n.lo, uint64(MaxAmount))
 		}
 	}
-	if w.Kind != KindContainer {
+	var err error
+	switch w.Kind {
+	case KindContainer:
+		_, err = DecodeContainer(w.Config)
+	case KindNetwork:
+		_, err = DecodeNetworkConfig(w.Config)
+	default:
 		return invalid("workload %s: kind %.80q is not known", w.Name, w.Kind)
 	}
-	if _, err := DecodeContainer(w.Config); err != nil {
+	if err != nil {
 		return fmt.Errorf("workload %s: %w", w.Name, err)
 	}
 	return nil

@@ -2,20 +2,21 @@
 // passes sealed messages on and keeps nothing.
 //
 // It is a package of its own so that a node, which is only ever a client, does
-// not carry a server. It knows nobody: what a connection may publish and
-// subscribe to follows from the role that it claims (see bus.Role), so that one
-// client can't listen to the inbox of another; everything else is settled by
-// signatures and seals that the server takes no part in. Package bus says what
-// metadata it sees.
+// not carry a server. It listens to nobody: the rendezvous (package
+// rendezvous/server) hands it the connections that asked for the bus. It knows
+// nobody either: what a connection may publish and subscribe to follows from the
+// role that it claims (see bus.Role), so that one client can't listen to the
+// inbox of another; everything else is settled by signatures and seals that the
+// server takes no part in. Package bus says what metadata it sees.
 package server
 
 import (
 	"context"
-	"errors"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
-	"net"
-	"strconv"
 	"time"
 
 	nats "github.com/nats-io/nats-server/v2/server"
@@ -36,7 +37,7 @@ const (
 
 // Config is how a server is started.
 type Config struct {
-	// Listen is host:port; port 0 takes a free one. Empty: 127.0.0.1:0.
+	// Listen is for New without meaning; see Serve.
 	Listen string
 	// MaxClients bounds connections; 0 means DefaultClients.
 	MaxClients int
@@ -45,41 +46,31 @@ type Config struct {
 
 // Server is a running bus.
 type Server struct {
-	nats *nats.Server
-	url  string
+	nats   *nats.Server
+	log    *slog.Logger
+	secret string // of the server's own connection, see Join
+
+	spliced spliced
+	plain   *plain // nil without Serve
 }
 
-// Serve starts a server, ready when it returns. The caller ends it with Stop.
-func Serve(ctx context.Context, cfg Config) (*Server, error) {
+// New starts a bus that is fed connections by ServeConn. The caller ends it with
+// Stop.
+func New(ctx context.Context, cfg Config) (*Server, error) {
 	log := cfg.Logger
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	if cfg.Listen == "" {
-		cfg.Listen = "127.0.0.1:0"
-	}
 	if cfg.MaxClients == 0 {
 		cfg.MaxClients = DefaultClients
 	}
-	host, portText, err := net.SplitHostPort(cfg.Listen)
-	if err != nil {
-		return nil, fmt.Errorf("start bus on %q: %w", cfg.Listen, err)
-	}
-	port, err := strconv.ParseUint(portText, 10, 16)
-	if err != nil {
-		return nil, fmt.Errorf("start bus on %q: port: %w", cfg.Listen, err)
-	}
-	if host == "" {
-		host = "0.0.0.0"
-	}
-	natsPort := int(port)
-	if port == 0 {
-		natsPort = nats.RANDOM_PORT
-	}
-	s, err := nats.NewServer(&nats.Options{
+	var secret [32]byte
+	rand.Read(secret[:]) // never fails, see crypto/rand
+	s := &Server{log: log, secret: hex.EncodeToString(secret[:])}
+	s.spliced.init()
+	engine, err := nats.NewServer(&nats.Options{
 		ServerName:                 "zos-bus",
-		Host:                       host,
-		Port:                       natsPort,
+		DontListen:                 true,
 		MaxConn:                    cfg.MaxClients,
 		MaxSubs:                    maxSubs,
 		MaxPayload:                 MaxPayload,
@@ -95,43 +86,38 @@ func Serve(ctx context.Context, cfg Config) (*Server, error) {
 		NoSystemAccount:            true,
 		NoSigs:                     true,
 		DisableJetStreamBanner:     true,
-		CustomClientAuthentication: roles{log},
+		CustomClientAuthentication: roles{log, s.secret},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("start bus on %s: %w", cfg.Listen, err)
+		return nil, fmt.Errorf("start bus: %w", err)
 	}
-	s.SetLoggerV2(&logger{log}, false, false, false)
-	s.Start()
+	s.nats = engine
+	engine.SetLoggerV2(&logger{log}, false, false, false)
+	engine.Start()
 	wait := startDeadline
 	if d, ok := ctx.Deadline(); ok {
 		wait = min(wait, time.Until(d))
 	}
-	if !s.ReadyForConnections(wait) {
-		s.Shutdown()
-		s.WaitForShutdown()
-		return nil, fmt.Errorf("start bus on %s: not ready after %s; is the port taken?", cfg.Listen, wait.Round(time.Millisecond))
+	if !engine.ReadyForConnections(wait) {
+		engine.Shutdown()
+		engine.WaitForShutdown()
+		return nil, fmt.Errorf("start bus: not ready after %s", wait.Round(time.Millisecond))
 	}
-	addr := s.Addr()
-	if addr == nil {
-		s.Shutdown()
-		s.WaitForShutdown()
-		return nil, errors.New("start bus: it has no address")
-	}
-	log.Info("bus ready", "address", addr.String())
-	return &Server{nats: s, url: "nats://" + addr.String()}, nil
+	return s, nil
 }
-
-// URL is where clients connect, nats://host:port.
-func (s *Server) URL() string { return s.url }
 
 // Clients is the number of connections now.
 func (s *Server) Clients() int { return s.nats.NumClients() }
 
 // Stop cuts every connection and ends the server. It may be called again.
 func (s *Server) Stop() error {
+	if s.plain != nil {
+		s.plain.stop()
+	}
 	s.nats.Shutdown()
+	s.spliced.stop()
 	done := make(chan struct{})
-	go func() { s.nats.WaitForShutdown(); close(done) }()
+	go func() { s.nats.WaitForShutdown(); s.spliced.wg.Wait(); close(done) }()
 	select {
 	case <-done:
 		return nil
@@ -141,13 +127,23 @@ func (s *Server) Stop() error {
 }
 
 // roles gives each connection the subjects of the role that it claims.
-type roles struct{ log *slog.Logger }
+type roles struct {
+	log    *slog.Logger
+	secret string // of the server's own connection
+}
 
 func (r roles) Check(c nats.ClientAuthentication) bool {
 	if c.Kind() != nats.CLIENT {
 		return false
 	}
 	opts := c.GetOpts()
+	if opts.Username == ownUser {
+		if subtle.ConstantTimeCompare([]byte(opts.Password), []byte(r.secret)) != 1 {
+			return false
+		}
+		c.RegisterUser(&nats.User{Username: ownUser})
+		return true
+	}
 	role, err := bus.ParseRole(opts.Username)
 	if err == nil {
 		err = bus.CheckToken(opts.Password)

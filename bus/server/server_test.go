@@ -136,7 +136,7 @@ func TestWithoutRoleOrTokenNobodyConnects(t *testing.T) {
 	s := serve(t)
 	for _, c := range [][2]string{
 		{"", ""}, {"people", ""}, {"people", "x"}, {"people", "*"}, {"people", ">"}, {"people", strings.ToUpper(tokenA)},
-		{"people", tokenA + ".>"}, {"admin", tokenA}, {"node", tokenA}, {"node.*", tokenA}, {"node.>", tokenA},
+		{"people", tokenA + ".>"}, {"server", ""}, {"server", tokenA}, {"admin", tokenA}, {"node", tokenA}, {"node.*", tokenA}, {"node.>", tokenA},
 		{"node." + strings.ToUpper(slot.String()), tokenA}, {"agent." + slot.String() + ".x", tokenA},
 	} {
 		if _, _, err := dial(t, s.URL(), c[0], c[1]); !errors.Is(err, nats.ErrAuthorization) {

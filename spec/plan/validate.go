@@ -104,19 +104,29 @@ func (p Plan) Validate() error {
 	if len(p.Workloads) > MaxWorkloads {
 		return invalid("plan %s has %d workloads, at most %d are allowed", p.Name, len(p.Workloads), MaxWorkloads)
 	}
+	nets, err := p.newNetCheck()
+	if err != nil {
+		return fmt.Errorf("plan %s: %w", p.Name, err)
+	}
 	for i, w := range p.Workloads {
 		if i > 0 && p.Workloads[i-1].Name >= w.Name {
 			return invalid("plan %s: workloads are not sorted by name, or %.80q occurs twice", p.Name, w.Name)
 		}
-		if err := w.Validate(); err != nil {
+		if err := w.check(nets); err != nil {
 			return fmt.Errorf("plan %s: %w", p.Name, err)
 		}
+	}
+	if err := nets.finish(p); err != nil {
+		return fmt.Errorf("plan %s: %w", p.Name, err)
 	}
 	return nil
 }
 
-// Validate checks one workload and its configuration.
-func (w Workload) Validate() error {
+// Validate checks one workload and its configuration by itself.
+func (w Workload) Validate() error { return w.check(nil) }
+
+// check is Validate, and with nets also what the plan's networks ask of w.
+func (w Workload) check(nets *netCheck) error {
 	if !ValidName(w.Name) {
 		return invalid("workload name %.80q: want [a-z0-9-], 1 to 63 characters", w.Name)
 	}
@@ -135,9 +145,15 @@ func (w Workload) Validate() error {
 	var err error
 	switch w.Kind {
 	case KindContainer:
-		_, err = DecodeContainer(w.Config)
+		var c Container
+		if c, err = DecodeContainer(w.Config); err == nil && nets != nil {
+			return nets.attach(w, c.Networks)
+		}
 	case KindNetwork:
-		_, err = DecodeNetworkConfig(w.Config)
+		var c NetworkConfig
+		if c, err = DecodeNetworkConfig(w.Config); err == nil && nets != nil {
+			return nets.router(w, c)
+		}
 	default:
 		return invalid("workload %s: kind %.80q is not known", w.Name, w.Kind)
 	}
@@ -206,6 +222,9 @@ func (c Container) Validate() error {
 			return invalid("container's variables are not sorted by name, or %.80q occurs twice", name)
 		}
 		last = name
+	}
+	if err := validateAttachments(c.Networks); err != nil {
+		return fmt.Errorf("container: %w", err)
 	}
 	return nil
 }

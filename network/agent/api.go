@@ -73,9 +73,9 @@ type Config struct {
 	// if relays don't observe.
 	ObserveProbe func(token [16]byte) []byte
 	Devices      Devices
-	Engine    wireguard.Engine // Auto, unless a test asks for one
-	MTU         int              // of the devices; 0: the devices' default
-	RelayOnly   bool             // no UDP socket, no candidates, no probes
+	Engine       wireguard.Engine // Auto, unless a test asks for one
+	MTU          int              // of the devices; 0: the devices' default
+	RelayOnly    bool             // no UDP socket, no candidates, no probes
 	// Host tells the node's own addresses; nil: those of the namespace in which
 	// New is called, by netlink. Unused when RelayOnly.
 	Host    Host

@@ -14,12 +14,14 @@ import (
 //	hello.<slot>        people → node     16 random bytes
 //	heartbeat.<slot>    node → everybody  signed Heartbeat
 //	join.<farm>         node → agent      signed join request (package farm)
+//	peer.<slot>         node → node       sealed PeerRequest, or 16 random bytes
 //	inbox.<token>.<n>   → whoever asked   answers
 const (
 	subjectRequest   = "request."
 	subjectHello     = "hello."
 	subjectHeartbeat = "heartbeat."
 	subjectJoin      = "join."
+	subjectPeer      = "peer."
 	subjectInbox     = "inbox."
 )
 
@@ -34,6 +36,9 @@ func HeartbeatSubject(slot canon.Hash) string { return subjectHeartbeat + slot.S
 
 // JoinSubject is where the agent of a farm takes join requests.
 func JoinSubject(farm canon.Hash) string { return subjectJoin + farm.String() }
+
+// PeerSubject is where the node of a slot takes what other nodes ask.
+func PeerSubject(slot canon.Hash) string { return subjectPeer + slot.String() }
 
 // Role is what a connection says it is, which decides the subjects that a bus
 // server lets it use. It is not an identity and proves nothing: whoever claims
@@ -88,8 +93,8 @@ func (r Role) Subjects(token string) (publish, subscribe []string) {
 		return []string{subjectRequest + "*", subjectHello + "*"},
 			[]string{subjectHeartbeat + "*", inbox}
 	case "node":
-		return []string{HeartbeatSubject(r.id), subjectJoin + "*", subjectInbox + ">"},
-			[]string{RequestSubject(r.id), HelloSubject(r.id), inbox}
+		return []string{HeartbeatSubject(r.id), subjectJoin + "*", subjectPeer + "*", subjectInbox + ">"},
+			[]string{RequestSubject(r.id), HelloSubject(r.id), PeerSubject(r.id), inbox}
 	case "agent":
 		return []string{subjectHello + "*", subjectInbox + ">"},
 			[]string{JoinSubject(r.id), subjectHeartbeat + "*", inbox}

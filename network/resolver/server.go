@@ -54,6 +54,9 @@ type Config struct {
 	// Upstream is nil where nothing leaves the node at all.
 	Upstream Upstream
 	Logger   *slog.Logger
+
+	idle time.Duration    // tcpIdle, unless a test has less time
+	now  func() time.Time // time.Now, unless a test has its own
 }
 
 // Stats counts questions since the start.
@@ -93,6 +96,12 @@ func Serve(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.idle == 0 {
+		cfg.idle = tcpIdle
+	}
+	if cfg.now == nil {
+		cfg.now = time.Now
 	}
 	netns, err := unix.FcntlInt(uintptr(cfg.NetNS), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -215,7 +224,7 @@ func (s *Server) admit(z *Zone, client netip.Addr) (egress string, ok bool) {
 	if s.cfg.Exit && z.gateways[client] {
 		egress = plan.EgressNode // of the workloads behind that router, which checked theirs
 	}
-	return egress, l.Allow()
+	return egress, l.AllowN(s.cfg.now(), 1)
 }
 
 // handle answers one packet of a client. reply is called at most once, before

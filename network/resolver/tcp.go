@@ -55,7 +55,7 @@ func (s *Server) converse(c *net.TCPConn, client netip.Addr) {
 	defer watch.Wait()
 	defer close(ended)
 	for range tcpQuestions {
-		if c.SetReadDeadline(time.Now().Add(tcpIdle)) != nil {
+		if c.SetReadDeadline(time.Now().Add(s.cfg.idle)) != nil {
 			return
 		}
 		var size [2]byte
@@ -76,7 +76,7 @@ func (s *Server) converse(c *net.TCPConn, client netip.Addr) {
 			return // nothing that deserves an answer
 		}
 		b := <-said // a forwarded question ends with its own time limit
-		if c.SetWriteDeadline(time.Now().Add(tcpIdle)) != nil {
+		if c.SetWriteDeadline(time.Now().Add(s.cfg.idle)) != nil {
 			return
 		}
 		if _, err := c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...)); err != nil {

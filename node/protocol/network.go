@@ -3,6 +3,7 @@ package protocol
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/problem"
@@ -44,9 +45,8 @@ type Network struct {
 	Name    string     `cbor:"name" json:"name"`
 	ID      canon.Hash `cbor:"id" json:"id"`
 	Version uint64     `cbor:"version" json:"version"` // of the contract that it was made from
-	Engine  string     `cbor:"engine" json:"engine"`   // EngineKernel or EngineUserspace; "" while there is no device
 	// Keys are the node's own keys that are in use, oldest first: two of them
-	// while keys rotate. Public halves only.
+	// while keys rotate, none before there is a device. Public halves only.
 	Keys      []NetworkKey       `cbor:"keys" json:"keys"`
 	Firewall  Check              `cbor:"firewall" json:"firewall"` // the rules in the kernel are those of the plan
 	Resolver  Check              `cbor:"resolver" json:"resolver"` // it has answered a question just now
@@ -54,8 +54,10 @@ type Network struct {
 	Peers     []NetworkPeer      `cbor:"peers" json:"peers"`
 }
 
-// NetworkKey is one of the node's keys for a network.
+// NetworkKey is one of the node's keys for a network, and its WireGuard device.
 type NetworkKey struct {
+	Device    string `cbor:"device" json:"device"`
+	Engine    string `cbor:"engine" json:"engine"` // EngineKernel or EngineUserspace
 	Epoch     uint64 `cbor:"epoch" json:"epoch"`
 	PublicKey []byte `cbor:"public_key" json:"public_key"` // 32 bytes, WireGuard's
 	Age       uint64 `cbor:"age" json:"age"`               // seconds since it was made
@@ -81,6 +83,7 @@ type NetworkPeer struct {
 	// Path is how packets travel to it now: "relay via host:port" or
 	// "direct 192.0.2.1:4711"; empty before the first.
 	Path string `cbor:"path" json:"path"`
+	RTT  uint64 `cbor:"rtt" json:"rtt_ms"` // round trip of a direct path in milliseconds; 0: not known
 	// Epoch and PublicKey are the peer's newest key as it told this node in a
 	// binding that its slot's key signed; 0 and empty before the first.
 	Epoch     uint64 `cbor:"epoch" json:"epoch"`
@@ -99,6 +102,34 @@ type NetworkPeer struct {
 // Age is how long ago something was.
 type Age struct {
 	Seconds uint64 `cbor:"s" json:"seconds"`
+}
+
+// AgeOf is the age at now of something that was at t; nil if t is zero. A t ahead
+// of now is of age 0.
+func AgeOf(now, t time.Time) *Age {
+	if t.IsZero() {
+		return nil
+	}
+	return &Age{Seconds: uint64(max(0, now.Sub(t)) / time.Second)}
+}
+
+// FreshHandshake is how long a WireGuard session lasts at most (its
+// Reject-After-Time); while packets are sent, and keepalives are, a new handshake
+// comes every two minutes.
+const FreshHandshake = 180 * time.Second
+
+// PeerState tells a peer's state from the epoch of its newest key and the age of
+// the last handshake.
+func PeerState(epoch uint64, handshake *Age) string {
+	switch {
+	case epoch == 0:
+		return PeerUnknown
+	case handshake == nil:
+		return PeerWaiting
+	case handshake.Seconds > uint64(FreshHandshake/time.Second):
+		return PeerSilent
+	}
+	return PeerUp
 }
 
 // DecodeNetworkStatus reads the answer of a node, which may lie.
@@ -134,9 +165,10 @@ func (n Network) check() error {
 			return fmt.Errorf("%d %s, at most %d are allowed", l.have, l.what, l.max)
 		}
 	}
-	texts := []string{n.Name, n.Engine, n.Firewall.Detail, n.Resolver.Detail}
+	texts := []string{n.Name, n.Firewall.Detail, n.Resolver.Detail}
 	keys := [][]byte{}
 	for _, k := range n.Keys {
+		texts = append(texts, k.Device, k.Engine)
 		keys = append(keys, k.PublicKey)
 	}
 	for _, w := range n.Workloads {
@@ -169,8 +201,11 @@ func (s NetworkStatus) Bounded() NetworkStatus {
 	for i := range s.Networks {
 		n := &s.Networks[i]
 		n.Peers, n.Keys, n.Workloads = cut(n.Peers, MaxPeers), cut(n.Keys, MaxKeys), cut(n.Workloads, MaxAttached)
-		for _, t := range []*string{&n.Name, &n.Engine, &n.Firewall.Detail, &n.Resolver.Detail} {
+		for _, t := range []*string{&n.Name, &n.Firewall.Detail, &n.Resolver.Detail} {
 			*t = short(*t)
+		}
+		for j := range n.Keys {
+			n.Keys[j].Device, n.Keys[j].Engine = short(n.Keys[j].Device), short(n.Keys[j].Engine)
 		}
 		for j := range n.Workloads {
 			w := &n.Workloads[j]

@@ -69,7 +69,7 @@ func (c *Client) Plan(ctx context.Context, d *spec.Deployment) (Planned, error) 
 		return p, err
 	}
 	var images []error // what was wrong with images
-	if p.Plan, err = spec.Resolve(ctx, d, spec.Facts{Group: group, Nodes: nodes, Image: func(ctx context.Context, ref string) (spec.Image, error) {
+	if p.Plan, err = spec.Resolve(ctx, d, spec.Facts{Group: group, Nodes: nodes, Standing: p.Standing, Image: func(ctx context.Context, ref string) (spec.Image, error) {
 		image, err := c.Image(ctx, ref)
 		if err != nil {
 			images = append(images, err)

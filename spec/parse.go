@@ -12,6 +12,8 @@ import (
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/santhosh-tekuri/jsonschema/v6/kind"
+
+	"github.com/zero-os/zos/spec/plan"
 )
 
 // Parse reads and validates a spec. Its error is an *Error with every mistake.
@@ -68,7 +70,7 @@ func (s *source) explain(v *jsonschema.ValidationError) {
 	pointer := pointerOf(v.InstanceLocation)
 	field := "the deployment"
 	if n := len(v.InstanceLocation); n > 0 {
-		field = v.InstanceLocation[n-1]
+		field = fieldOf(v.InstanceLocation)
 	}
 	where := s.placeOf(pointer)
 	switch k := v.ErrorKind.(type) {
@@ -113,6 +115,22 @@ func (s *source) explain(v *jsonschema.ValidationError) {
 	}
 }
 
+// fieldOf names what stands at a place: its key, or what its list is made of.
+func fieldOf(location []string) string {
+	last := location[len(location)-1]
+	if _, err := strconv.Atoi(last); err != nil || len(location) < 2 {
+		return last
+	}
+	list := location[len(location)-2]
+	one := map[string]string{
+		"workloads": "workload", "networks": "network", "aliases": "alias", "allow": "rule", "from": "name in from", "command": "argument",
+	}[list]
+	if one == "" {
+		return list
+	}
+	return one
+}
+
 // propertiesOf lists the keys known at a place of the schema.
 func propertiesOf(schemaURL string) []string {
 	var doc map[string]any
@@ -142,6 +160,10 @@ func explainPattern(field, got string) (message, fix string) {
 	switch field {
 	case "memory", "disk":
 		return fmt.Sprintf("%s %q is no size", field, got), suggestQuantity(got)
+	case "ports":
+		return fmt.Sprintf("%q is no port, and no range of ports", got), suggestPorts(got)
+	case "bandwidth":
+		return fmt.Sprintf("bandwidth %q is no rate", got), suggestBandwidth(got)
 	case "image":
 		return fmt.Sprintf("%q names no image", got), "write publisher/name:tag or the 64 hex digits of a flist"
 	case "user":
@@ -149,6 +171,9 @@ func explainPattern(field, got string) (message, fix string) {
 	case "workdir":
 		return fmt.Sprintf("workdir %q is not an absolute path", got), "start it with /"
 	default:
+		if plan.ValidName(got) {
+			return fmt.Sprintf("%q is too long for a network", got), fmt.Sprintf("use at most %d characters", plan.MaxNetworkName)
+		}
 		return fmt.Sprintf("%q can't be a %s", got, field), "use 1 to 63 of a-z, 0-9 and -"
 	}
 }
@@ -164,10 +189,56 @@ func suggestQuantity(got string) string {
 	return "write a whole number with KiB, MiB, GiB or TiB, like 64MiB"
 }
 
+// suggestPorts guesses what ports written as elsewhere were meant to be.
+func suggestPorts(got string) string {
+	ports, protocol, _ := strings.Cut(got, "/")
+	if protocol = strings.ToLower(protocol); protocol == "" {
+		protocol = plan.ProtocolTCP
+	}
+	guess := fmt.Sprintf("%s/%s", ports, protocol)
+	switch {
+	case strings.EqualFold(got, "icmp") || strings.EqualFold(got, "ping"):
+		return `did you mean "icmp"?`
+	case strings.Contains(got, ":"):
+		return "no port is mapped here: write the workload's own, like 5432/tcp"
+	case protocol != plan.ProtocolTCP && protocol != plan.ProtocolUDP:
+		return "the protocols are tcp and udp; icmp stands alone"
+	case guess != got && !strings.ContainsFunc(ports, func(r rune) bool { return (r < '0' || r > '9') && r != '-' }):
+		return fmt.Sprintf("did you mean %q?", guess)
+	}
+	return "write a port or a range with its protocol, like 5432/tcp or 8000-8010/udp"
+}
+
+// suggestBandwidth guesses what a rate in another unit was meant to be.
+func suggestBandwidth(got string) string {
+	digits := strings.TrimRight(got, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ/ ")
+	if n, err := strconv.ParseUint(digits, 10, 16); err == nil && n > 0 {
+		switch strings.ToLower(strings.TrimSpace(got[len(digits):])) {
+		case "k", "kbps", "kb", "kbit", "kbit/s":
+			return fmt.Sprintf("did you mean \"%dkbit\"?", n)
+		case "m", "mbps", "mb", "mbit", "mbit/s":
+			return fmt.Sprintf("did you mean \"%dMbit\"?", n)
+		case "g", "gbps", "gb", "gbit", "gbit/s":
+			return fmt.Sprintf("did you mean \"%dGbit\"?", n)
+		}
+	}
+	return "write a whole number with kbit, Mbit or Gbit, like 100Mbit"
+}
+
 func explainType(field string, k *kind.Type) string {
 	switch {
 	case field == "memory" || field == "disk":
 		return "write a whole number with KiB, MiB, GiB or TiB, like 64MiB"
+	case field == "ports" && k.Got == "array":
+		return "write an entry of allow for each, like - ports: 80/tcp"
+	case field == "ports":
+		return "write a port or a range with its protocol, like 5432/tcp or 8000-8010/udp"
+	case field == "networks" && k.Got == "object":
+		return "write a list: - name: NAME"
+	case field == "network":
+		return "write a network's name, or a mapping with its name: {name: NAME, allow: […]}"
+	case field == "bandwidth":
+		return "write a whole number with kbit, Mbit or Gbit, like 100Mbit"
 	case len(k.Want) == 1 && k.Want[0] == "string":
 		return "put the value in quotes"
 	}
@@ -179,9 +250,10 @@ func explainType(field string, k *kind.Type) string {
 func (s *source) deployment() *Deployment {
 	root := s.value.(map[string]any)
 	d := &Deployment{Name: text(root["name"]), Group: text(root["group"])}
+	d.Networks = s.networks(root)
 	first := map[string]int{}
 	for i, item := range root["workloads"].([]any) {
-		w := s.workload(item.(map[string]any), fmt.Sprintf("/workloads/%d", i))
+		w := s.workload(item.(map[string]any), fmt.Sprintf("/workloads/%d", i), d.Networks)
 		if j, twice := first[w.Name]; twice {
 			s.add(s.placeOf(fmt.Sprintf("/workloads/%d/name", i)),
 				fmt.Sprintf("the name %q is taken by the workload in line %d", w.Name, s.placeOf(fmt.Sprintf("/workloads/%d/name", j)).line),
@@ -190,10 +262,11 @@ func (s *source) deployment() *Deployment {
 		first[w.Name] = i
 		d.Workloads = append(d.Workloads, w)
 	}
+	s.peers(d)
 	return d
 }
 
-func (s *source) workload(m map[string]any, pointer string) Workload {
+func (s *source) workload(m map[string]any, pointer string, networks []Network) Workload {
 	w := Workload{
 		Name: text(m["name"]), Kind: text(m["kind"]), Image: text(m["image"]), Node: text(m["node"]),
 		WorkDir: text(m["workdir"]), User: text(m["user"]), Restart: text(m["restart"]),
@@ -231,6 +304,7 @@ func (s *source) workload(m map[string]any, pointer string) Workload {
 	if v, ok := res["pids"]; ok {
 		w.PIDs = uint64(number(v))
 	}
+	w.Networks = s.attachments(m, pointer, networks)
 	return w
 }
 

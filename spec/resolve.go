@@ -19,6 +19,9 @@ import (
 type Facts struct {
 	Group canon.Hash // id of the deployment's group
 	Nodes []Node     // nodes whose farm admitted the group
+	// Standing is the plan of this deployment that runs now, or nil. What stays
+	// in the deployment keeps its node, ranges and addresses.
+	Standing *plan.Plan
 	// Image resolves publisher/name:tag or a digest. Its error should be a
 	// problem.Error; its advice is shown under the image's line.
 	Image func(ctx context.Context, ref string) (Image, error)
@@ -48,98 +51,60 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // give the same bytes. Its error is an *Error with the mistakes' places.
 func Resolve(ctx context.Context, d *Deployment, facts Facts) (plan.Plan, error) {
 	s := d.source
-	p := plan.Plan{V: plan.Version, Group: facts.Group, Name: d.Name, Workloads: []plan.Workload{}}
-	free := make([]contract.Capacity, len(facts.Nodes))
-	for i, n := range facts.Nodes {
-		free[i] = contract.Capacity{CPU: n.Free.CPU + n.Own.CPU, Memory: n.Free.Memory + n.Own.Memory, Disk: n.Free.Disk + n.Own.Disk}
+	containers, err := images(ctx, d, facts)
+	if err != nil {
+		return plan.Plan{}, err
 	}
+	old := readStanding(facts.Standing)
+	placed := settle(d, facts.Nodes, old)
+	if err := s.drain(); err != nil { // of images and of places
+		return plan.Plan{}, err
+	}
+	nets := allocate(d, facts, placed, old)
+	if err := s.drain(); err != nil {
+		return plan.Plan{}, err
+	}
+	p := plan.Plan{V: plan.Version, Group: facts.Group, Name: d.Name, Networks: nets.networks, Workloads: nets.routers}
+	for i, w := range d.Workloads {
+		containers[i].Networks = nets.attachments[i]
+		config, err := canon.Marshal(containers[i])
+		if err != nil {
+			return plan.Plan{}, fmt.Errorf("encode workload %s: %w", w.Name, err)
+		}
+		p.Workloads = append(p.Workloads, plan.Workload{
+			Name: w.Name, Kind: w.Kind, Slot: facts.Nodes[placed.at[i]].Slot, Config: config,
+			Resources: plan.Resources{CPU: w.CPU, Memory: w.Memory, Disk: w.Disk, PIDs: w.PIDs},
+		})
+	}
+	sort.Slice(p.Workloads, func(i, j int) bool { return p.Workloads[i].Name < p.Workloads[j].Name })
+	if _, err := plan.Encode(p); err != nil { // what only the whole shows, like its size
+		s.add(s.placeOf("/workloads"), err.Error(), "split the deployment")
+		return plan.Plan{}, s.drain()
+	}
+	return p, nil
+}
+
+// images resolves the images and makes the containers, in the order of the
+// workloads. What can't be had is a mistake.
+func images(ctx context.Context, d *Deployment, facts Facts) ([]plan.Container, error) {
+	s := d.source
+	out := make([]plan.Container, len(d.Workloads))
 	for i, w := range d.Workloads {
 		pointer := fmt.Sprintf("/workloads/%d", i)
 		image, err := facts.Image(ctx, w.Image)
 		if err != nil {
 			if problem.Code(err) == "" || ctx.Err() != nil {
-				return plan.Plan{}, fmt.Errorf("resolve image %s: %w", w.Image, err)
+				s.mistakes = nil
+				return nil, fmt.Errorf("resolve image %s: %w", w.Image, err)
 			}
 			s.add(s.placeOf(pointer+"/image"), err.Error(), problem.Fix(err))
 			continue
 		}
-		c, err := container(w, image)
-		if err != nil {
+		if out[i], err = container(w, image); err != nil {
 			s.add(s.placeOf(pointer), err.Error(), problem.Fix(err))
-			continue
-		}
-		config, err := canon.Marshal(c)
-		if err != nil {
-			return plan.Plan{}, fmt.Errorf("encode workload %s: %w", w.Name, err)
-		}
-		at, err := choose(w, facts.Nodes, free)
-		if err != nil {
-			where := pointer
-			if w.Node != "" {
-				where += "/node"
-			}
-			s.add(s.placeOf(where), err.Error(), problem.Fix(err))
-			continue
-		}
-		free[at].CPU -= w.CPU
-		free[at].Memory -= w.Memory
-		free[at].Disk -= w.Disk
-		p.Workloads = append(p.Workloads, plan.Workload{
-			Name: w.Name, Kind: w.Kind, Slot: facts.Nodes[at].Slot, Config: config,
-			Resources: plan.Resources{CPU: w.CPU, Memory: w.Memory, Disk: w.Disk, PIDs: w.PIDs},
-		})
-	}
-	if err := s.err(); err != nil {
-		s.mistakes = nil
-		return plan.Plan{}, err
-	}
-	sort.Slice(p.Workloads, func(i, j int) bool { return p.Workloads[i].Name < p.Workloads[j].Name })
-	return p, nil
-}
-
-// choose picks the node for w: the named one, or the one with most free memory
-// that has room, ties broken by id.
-func choose(w Workload, nodes []Node, free []contract.Capacity) (int, error) {
-	if len(nodes) == 0 {
-		return 0, problem.New("no-node", "no farm has admitted this group, or none of its nodes has joined").
-			WithFix("ask a farm to run: zos farm admit GROUP")
-	}
-	best, names := -1, make([]string, 0, len(nodes))
-	for i, n := range nodes {
-		names = append(names, n.Name)
-		named := w.Node != "" && (n.Name == w.Node || len(w.Node) >= 8 && strings.HasPrefix(n.Slot.String(), w.Node))
-		if w.Node != "" && !named {
-			continue
-		}
-		fits := free[i].CPU >= w.CPU && free[i].Memory >= w.Memory && free[i].Disk >= w.Disk
-		if named && !fits {
-			return 0, problem.New("capacity-exceeded", "node %s has %s free, this workload wants %s", n.Name, describe(free[i]),
-				describe(contract.Capacity{CPU: w.CPU, Memory: w.Memory, Disk: w.Disk})).WithFix("lower its resources or name another node")
-		}
-		if !fits {
-			continue
-		}
-		if best < 0 || free[i].Memory > free[best].Memory ||
-			free[i].Memory == free[best].Memory && n.Slot.String() < nodes[best].Slot.String() {
-			best = i
 		}
 	}
-	if best >= 0 {
-		return best, nil
-	}
-	if w.Node != "" {
-		fix := "known: " + strings.Join(names, ", ")
-		if near := Nearest(w.Node, names); len(near) > 0 {
-			fix = fmt.Sprintf("did you mean %q?", near[0])
-		}
-		return 0, problem.New("node-unknown", "no node %q takes this group's workloads", w.Node).WithFix("%s", fix)
-	}
-	return 0, problem.New("capacity-exceeded", "no node has %s free", describe(contract.Capacity{CPU: w.CPU, Memory: w.Memory, Disk: w.Disk})).
-		WithFix("lower its resources, or cancel a contract")
-}
-
-func describe(c contract.Capacity) string {
-	return fmt.Sprintf("%g cores, %d MiB memory, %d MiB disk", float64(c.CPU)/1000, c.Memory>>20, c.Disk>>20)
+	return out, nil
 }
 
 // container merges what the spec says over what the image says.

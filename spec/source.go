@@ -189,3 +189,11 @@ func (s *source) err() error {
 	})
 	return &Error{File: s.file, Mistakes: s.mistakes, lines: s.lines}
 }
+
+// drain is err, and forgets the mistakes, so that a deployment can be resolved
+// again with other facts.
+func (s *source) drain() error {
+	err := s.err()
+	s.mistakes = nil
+	return err
+}

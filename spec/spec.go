@@ -2,6 +2,7 @@ package spec
 
 import (
 	_ "embed"
+	"net/netip"
 )
 
 // APIVersion is the version of the format that this package reads.
@@ -19,8 +20,33 @@ var Schema []byte
 type Deployment struct {
 	Name      string
 	Group     string
+	Networks  []Network
 	Workloads []Workload
 	source    *source // positions, for errors of later steps
+}
+
+// Network is one entry of a deployment's networks.
+type Network struct {
+	Name   string
+	Subnet netip.Prefix // zero: the planner picks
+	Exit   string       // a node; empty: none
+}
+
+// Attachment is one entry of a workload's networks, defaults filled in.
+type Attachment struct {
+	Network   string
+	Aliases   []string
+	Open      bool // no allow was written
+	Allow     []Rule
+	Egress    string
+	Bandwidth uint64 // bit/s; 0: no limit
+}
+
+// Rule is one entry of an attachment's allow.
+type Rule struct {
+	Protocol    string
+	First, Last uint16
+	From        []string // workloads, sorted, aliases replaced by who has them; empty: everyone
 }
 
 // Workload is one entry of a deployment's workloads, defaults filled in.
@@ -39,6 +65,8 @@ type Workload struct {
 	Memory  uint64 // bytes
 	Disk    uint64 // bytes
 	PIDs    uint64
+	// Networks are the interfaces, in their order.
+	Networks []Attachment
 }
 
 // Defaults of a workload that says nothing else.

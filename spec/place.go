@@ -1,0 +1,196 @@
+package spec
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/contract"
+	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/spec/plan"
+)
+
+// placement is where everything of a deployment runs, as indexes of the facts'
+// nodes.
+type placement struct {
+	at      []int               // of each workload
+	exits   []int               // of each network, -1: none
+	routers []map[int]bool      // of each network: the nodes that carry it
+	free    []contract.Capacity // of each node, what is left
+	nodes   []Node
+	indexOf map[string]int // of a network by name
+}
+
+// settle chooses the nodes. What the spec names, and what stands, comes first,
+// so that a workload which is new can't push another one from its node. What
+// can't be placed is a mistake.
+func settle(d *Deployment, nodes []Node, old standing) *placement {
+	s := d.source
+	p := &placement{
+		at: make([]int, len(d.Workloads)), exits: make([]int, len(d.Networks)), routers: make([]map[int]bool, len(d.Networks)),
+		free: make([]contract.Capacity, len(nodes)), nodes: nodes, indexOf: map[string]int{},
+	}
+	for i, n := range nodes {
+		p.free[i] = contract.Capacity{CPU: n.Free.CPU + n.Own.CPU, Memory: n.Free.Memory + n.Own.Memory, Disk: n.Free.Disk + n.Own.Disk}
+	}
+	for i, n := range d.Networks {
+		p.indexOf[n.Name], p.routers[i], p.exits[i] = i, map[int]bool{}, -1
+		if n.Exit == "" {
+			continue
+		}
+		where := s.placeOf(fmt.Sprintf("/networks/%d/exit", i))
+		at, err := p.named(n.Exit)
+		if err != nil {
+			s.add(where, err.Error(), problem.Fix(err))
+			continue
+		}
+		need := capacity(plan.RouterResources())
+		if !need.Within(p.free[at]) {
+			s.add(where, fmt.Sprintf("node %s has %s free, a network's exit wants %s", nodes[at].Name, describe(p.free[at]), describe(need)), "name another node")
+			continue
+		}
+		p.exits[i] = at
+		p.take(at, need, nil)
+		p.routers[i][at] = true
+	}
+	for _, settled := range []bool{true, false} {
+		for i, w := range d.Workloads {
+			before := slices.IndexFunc(nodes, func(n Node) bool { return n.Slot == old.slots[w.Name] })
+			if settled != (w.Node != "" || before >= 0) {
+				continue
+			}
+			at, err := p.choose(w, before)
+			if err != nil {
+				where := fmt.Sprintf("/workloads/%d", i)
+				if w.Node != "" {
+					where += "/node"
+				}
+				s.add(s.placeOf(where), err.Error(), problem.Fix(err))
+				continue
+			}
+			p.at[i] = at
+			p.take(at, p.need(w, at), w.Networks)
+		}
+	}
+	return p
+}
+
+// need is what w takes of a node: its own, and a router for each of its
+// networks that the node doesn't carry yet.
+func (p *placement) need(w Workload, at int) contract.Capacity {
+	c := contract.Capacity{CPU: w.CPU, Memory: w.Memory, Disk: w.Disk}
+	router := capacity(plan.RouterResources())
+	for _, a := range w.Networks {
+		if !p.routers[p.indexOf[a.Network]][at] {
+			c.CPU, c.Memory, c.Disk = c.CPU+router.CPU, c.Memory+router.Memory, c.Disk+router.Disk
+		}
+	}
+	return c
+}
+
+func (p *placement) take(at int, c contract.Capacity, networks []Attachment) {
+	p.free[at].CPU -= c.CPU
+	p.free[at].Memory -= c.Memory
+	p.free[at].Disk -= c.Disk
+	for _, a := range networks {
+		p.routers[p.indexOf[a.Network]][at] = true
+	}
+}
+
+// choose picks the node for w: the named one, or the one where it stands, or
+// the one with most free memory that has room, ties broken by id.
+func (p *placement) choose(w Workload, before int) (int, error) {
+	if len(p.nodes) == 0 {
+		return 0, noNode()
+	}
+	if w.Node != "" {
+		at, err := p.named(w.Node)
+		if err != nil {
+			return 0, err
+		}
+		if need := p.need(w, at); !need.Within(p.free[at]) {
+			return 0, problem.New("capacity-exceeded", "node %s has %s free, this workload wants %s", p.nodes[at].Name, describe(p.free[at]), describe(need)).
+				WithFix("lower its resources or name another node")
+		}
+		return at, nil
+	}
+	if before >= 0 && p.need(w, before).Within(p.free[before]) {
+		return before, nil
+	}
+	best := -1
+	for i, n := range p.nodes {
+		if !p.need(w, i).Within(p.free[i]) {
+			continue
+		}
+		if best < 0 || p.free[i].Memory > p.free[best].Memory ||
+			p.free[i].Memory == p.free[best].Memory && n.Slot.String() < p.nodes[best].Slot.String() {
+			best = i
+		}
+	}
+	if best < 0 {
+		return 0, problem.New("capacity-exceeded", "no node has %s free", describe(contract.Capacity{CPU: w.CPU, Memory: w.Memory, Disk: w.Disk})).
+			WithFix("lower its resources, or cancel a contract")
+	}
+	return best, nil
+}
+
+// named finds the node that a spec names, by name or by the start of its id.
+func (p *placement) named(text string) (int, error) {
+	if len(p.nodes) == 0 {
+		return 0, noNode()
+	}
+	names := make([]string, 0, len(p.nodes))
+	for i, n := range p.nodes {
+		if n.Name == text || len(text) >= 8 && strings.HasPrefix(n.Slot.String(), text) {
+			return i, nil
+		}
+		names = append(names, n.Name)
+	}
+	fix := "known: " + strings.Join(names, ", ")
+	if near := Nearest(text, names); len(near) > 0 {
+		fix = fmt.Sprintf("did you mean %q?", near[0])
+	}
+	return 0, problem.New("node-unknown", "no node %q takes this group's workloads", text).WithFix("%s", fix)
+}
+
+func noNode() error {
+	return problem.New("no-node", "no farm has admitted this group, or none of its nodes has joined").
+		WithFix("ask a farm to run: zos farm admit GROUP")
+}
+
+func capacity(r plan.Resources) contract.Capacity {
+	return contract.Capacity{CPU: r.CPU, Memory: r.Memory, Disk: r.Disk}
+}
+
+func describe(c contract.Capacity) string {
+	return fmt.Sprintf("%g cores, %d MiB memory, %d MiB disk", float64(c.CPU)/1000, c.Memory>>20, c.Disk>>20)
+}
+
+// standing is what a deployment has now, for its next version to keep.
+type standing struct {
+	slots    map[string]canon.Hash        // of containers by name
+	networks map[string]plan.Network      // by name
+	attached map[string][]plan.Attachment // of containers by name
+}
+
+// readStanding reads a plan that the ledger has judged; nil gives nothing.
+func readStanding(p *plan.Plan) standing {
+	out := standing{slots: map[string]canon.Hash{}, networks: map[string]plan.Network{}, attached: map[string][]plan.Attachment{}}
+	if p == nil {
+		return out
+	}
+	for _, n := range p.Networks {
+		out.networks[n.Name] = n
+	}
+	for _, w := range p.Workloads {
+		if w.Kind != plan.KindContainer {
+			continue
+		}
+		out.slots[w.Name] = w.Slot
+		if c, err := plan.DecodeContainer(w.Config); err == nil {
+			out.attached[w.Name] = c.Networks
+		}
+	}
+	return out
+}

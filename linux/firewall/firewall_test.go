@@ -392,6 +392,7 @@ func TestTheRulesReadAsMeant(t *testing.T) {
 	want := `table inet zos {
 	chain input {
 		type filter hook input priority filter; policy drop;
+		iifname "zeg*" drop
 		iifname "lo" accept
 		ct state established,related accept
 		meta nfproto ipv4 udp sport 67 udp dport 68 accept
@@ -403,10 +404,41 @@ func TestTheRulesReadAsMeant(t *testing.T) {
 
 	chain forward {
 		type filter hook forward priority filter; policy drop;
+		ct state invalid drop
+		iifname "zeg*" jump egress
+		oifname "zeg*" ct state established,related accept
+	}
+
+	chain egress {
+		ip6 daddr != 2000::/3 drop
+		ip daddr 0.0.0.0/8 drop
+		ip daddr 10.0.0.0/8 drop
+		ip daddr 100.64.0.0/10 drop
+		ip daddr 127.0.0.0/8 drop
+		ip daddr 169.254.0.0/16 drop
+		ip daddr 172.16.0.0/12 drop
+		ip daddr 192.0.0.0/24 drop
+		ip daddr 192.168.0.0/16 drop
+		ip daddr 198.18.0.0/15 drop
+		ip daddr 224.0.0.0/4 drop
+		ip daddr 240.0.0.0/4 drop
+		ip daddr 168.63.129.16 drop
+		ip6 daddr 2001::/32 drop
+		ip6 daddr 2002::/16 drop
+		ip saddr != 198.18.0.0/15 drop
+		ip6 saddr != fc7a:6f73::/32 drop
+		oifname "zeg*" drop
+		oifname "lo" drop
+		accept
 	}
 
 	chain output {
 		type filter hook output priority filter; policy accept;
+	}
+
+	chain masquerade {
+		type nat hook postrouting priority srcnat; policy accept;
+		iifname "zeg*" masquerade
 	}
 }
 `
@@ -428,6 +460,8 @@ func TestAlterationsAreFound(t *testing.T) {
 		"policy":         "chain inet zos input { policy accept; }",
 		"forward policy": "chain inet zos forward { policy accept; }",
 		"chain added":    "add chain inet zos more",
+		"set added":      "add set inet zos more { type ipv4_addr; }",
+		"egress opened":  "insert rule inet zos egress accept",
 	} {
 		must(t, l.fw().Apply())
 		must(t, l.fw().Verify())
@@ -442,7 +476,7 @@ func TestAlterationsAreFound(t *testing.T) {
 	}
 	// One changed byte inside a rule.
 	must(t, l.fw().Apply())
-	c, err := l.fw().conn()
+	c, err := Namespace(l.host).conn()
 	must(t, err)
 	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
 	must(t, err)
@@ -467,9 +501,9 @@ func TestAlterationsAreFound(t *testing.T) {
 }
 
 func TestMasksAreThePrefix(t *testing.T) {
-	for _, p := range []string{"fe80::/10", "2000::/3", "::/0", "fd00::/128"} {
+	for _, p := range []string{"fe80::/10", "2000::/3", "::/0", "fd00::/127"} {
 		prefix := netip.MustParsePrefix(p)
-		got := from(prefix)[1].(*expr.Bitwise).Mask
+		got := Source(prefix)[3].(*expr.Bitwise).Mask
 		if want := net.CIDRMask(prefix.Bits(), 128); string(got) != string(want) {
 			t.Errorf("%s: mask %x, want %x", p, got, want)
 		}

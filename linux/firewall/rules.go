@@ -5,12 +5,43 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
-	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
 
-// TableName is the name of the table, of family inet.
+// TableName is the name of the host's table, of family inet.
 const TableName = "zos"
+
+// EgressPrefix begins the names of the host's interfaces to tenant networks.
+const EgressPrefix = "zeg"
+
+// EgressIPv4 and EgressIPv6 are the addresses of the links behind EgressPrefix.
+// No tenant network can have them, and no site should: benchmarking (RFC 2544),
+// and the half of fc00::/7 that nobody may use.
+func EgressIPv4() netip.Prefix { return netip.MustParsePrefix("198.18.0.0/15") }
+
+// EgressIPv6 is EgressIPv4's counterpart.
+func EgressIPv6() netip.Prefix { return netip.MustParsePrefix("fc7a:6f73::/32") }
+
+// Closed are the addresses that egress never reaches, the same on every node:
+// private, local, shared, and those at which clouds tell secrets to their machines.
+// Of IPv6 only what is public is open at all, without the ranges in which an IPv4
+// address may hide.
+func Closed() []netip.Prefix {
+	var all []netip.Prefix
+	for _, p := range []string{
+		"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
+		"192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4",
+		"168.63.129.16/32", // Azure's own services
+		"2001::/32",        // Teredo
+		"2002::/16",        // 6to4
+	} {
+		all = append(all, netip.MustParsePrefix(p))
+	}
+	return all
+}
+
+// public is what of IPv6 is assigned for the internet.
+func public() netip.Prefix { return netip.MustParsePrefix("2000::/3") }
 
 // ICMPv6 types, RFC 4861 §4 and RFC 2710 §3.
 const (
@@ -20,97 +51,55 @@ const (
 	neighborAdvertisement = 136
 )
 
-// chain is a base chain and its rules.
-type chain struct {
-	name   string
-	hook   *nftables.ChainHook
-	policy nftables.ChainPolicy
-	rules  [][]expr.Any
+// BlockClosed drops what goes where egress may not.
+func BlockClosed() []Rule {
+	rules := []Rule{When(DestinationNot(public()), Drop())}
+	for _, p := range Closed() {
+		rules = append(rules, When(Destination(p), Drop()))
+	}
+	return rules
 }
 
-// ruleset is the whole table. ICMPv6 errors that belong to a connection come as
-// "related"; echo requests are not answered.
-func ruleset() []chain {
+// hostTable is the whole table of a node's own namespace. ICMPv6 errors that
+// belong to a connection come as "related"; echo requests are not answered.
+func hostTable() Table {
 	linkLocal := netip.MustParsePrefix("fe80::/10")
-	return []chain{
-		{"input", nftables.ChainHookInput, nftables.ChainPolicyDrop, [][]expr.Any{
-			rule(interfaceIs("lo")),
-			rule(conntrack(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)),
+	icmp6 := func(more ...Match) Rule {
+		return When(append([]Match{Family(unix.NFPROTO_IPV6), Protocol(unix.IPPROTO_ICMPV6)}, append(more, Accept())...)...)
+	}
+	dhcp := append(binaryutil.BigEndian.PutUint16(67), binaryutil.BigEndian.PutUint16(68)...)
+	egress := append(BlockClosed(),
+		When(SourceNot(EgressIPv4()), Drop()),
+		When(SourceNot(EgressIPv6()), Drop()),
+		When(OutLike(EgressPrefix), Drop()),
+		When(Out("lo"), Drop()),
+		When(Accept()),
+	)
+	return Table{Family: nftables.TableFamilyINet, Name: TableName, Chains: []Chain{
+		{Name: "input", Hook: nftables.ChainHookInput, Type: nftables.ChainTypeFilter, Priority: *nftables.ChainPriorityFilter, Policy: nftables.ChainPolicyDrop, Rules: []Rule{
+			// Tenants have nothing to say to the node, not even as an answer.
+			When(InLike(EgressPrefix), Drop()),
+			When(In("lo"), Accept()),
+			When(State(Established), Accept()),
 			// A DHCP server answers to a broadcast, which no connection explains.
-			rule(family(unix.NFPROTO_IPV4), protocol(unix.IPPROTO_UDP), ports(67, 68)),
+			When(Family(unix.NFPROTO_IPV4), Protocol(unix.IPPROTO_UDP), Transport(0, dhcp), Accept()),
 			// Neighbour discovery never crosses a router: hop limit 255.
-			rule(family(unix.NFPROTO_IPV6), protocol(unix.IPPROTO_ICMPV6), icmpType(neighborSolicitation), hopLimit(255)),
-			rule(family(unix.NFPROTO_IPV6), protocol(unix.IPPROTO_ICMPV6), icmpType(neighborAdvertisement), hopLimit(255)),
-			rule(family(unix.NFPROTO_IPV6), protocol(unix.IPPROTO_ICMPV6), icmpType(routerAdvertisement), hopLimit(255), from(linkLocal)),
+			icmp6(ICMPType(neighborSolicitation), HopLimit(255)),
+			icmp6(ICMPType(neighborAdvertisement), HopLimit(255)),
+			icmp6(ICMPType(routerAdvertisement), HopLimit(255), Source(linkLocal)[2:]),
 			// Switches that snoop multicast keep a member only if it answers their
 			// query, and neighbour discovery is multicast.
-			rule(family(unix.NFPROTO_IPV6), protocol(unix.IPPROTO_ICMPV6), icmpType(mldQuery), hopLimit(1), from(linkLocal)),
+			icmp6(ICMPType(mldQuery), HopLimit(1), Source(linkLocal)[2:]),
 		}},
-		{"forward", nftables.ChainHookForward, nftables.ChainPolicyDrop, nil},
-		{"output", nftables.ChainHookOutput, nftables.ChainPolicyAccept, nil},
-	}
-}
-
-// rule accepts what meets all conditions.
-func rule(conditions ...[]expr.Any) []expr.Any {
-	var all []expr.Any
-	for _, c := range conditions {
-		all = append(all, c...)
-	}
-	return append(all, &expr.Verdict{Kind: expr.VerdictAccept})
-}
-
-func equals(load expr.Any, value []byte) []expr.Any {
-	return []expr.Any{load, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: value}}
-}
-
-func interfaceIs(name string) []expr.Any {
-	var b [unix.IFNAMSIZ]byte
-	copy(b[:], name)
-	return equals(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1}, b[:])
-}
-
-func conntrack(states uint32) []expr.Any {
-	return []expr.Any{
-		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(states), Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
-	}
-}
-
-func family(f byte) []expr.Any {
-	return equals(&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, []byte{f})
-}
-
-func protocol(p byte) []expr.Any {
-	return equals(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, []byte{p})
-}
-
-// ports compares source and destination port of UDP.
-func ports(source, destination uint16) []expr.Any {
-	load := &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 4}
-	return equals(load, append(binaryutil.BigEndian.PutUint16(source), binaryutil.BigEndian.PutUint16(destination)...))
-}
-
-func icmpType(t byte) []expr.Any {
-	return equals(&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1}, []byte{t})
-}
-
-// hopLimit compares byte 7 of the IPv6 header.
-func hopLimit(n byte) []expr.Any {
-	return equals(&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 7, Len: 1}, []byte{n})
-}
-
-// from compares the source address of IPv6, bytes 8 to 23 of the header.
-func from(p netip.Prefix) []expr.Any {
-	mask := make([]byte, 16)
-	for i := range p.Bits() {
-		mask[i/8] |= 0x80 >> (i % 8)
-	}
-	addr := p.Masked().Addr().As16()
-	return []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 8, Len: 16},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 16, Mask: mask, Xor: make([]byte, 16)},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: addr[:]},
-	}
+		{Name: "forward", Hook: nftables.ChainHookForward, Type: nftables.ChainTypeFilter, Priority: *nftables.ChainPriorityFilter, Policy: nftables.ChainPolicyDrop, Rules: []Rule{
+			When(State(Invalid), Drop()),
+			When(InLike(EgressPrefix), Jump("egress")),
+			When(OutLike(EgressPrefix), State(Established), Accept()),
+		}},
+		{Name: "egress", Rules: egress},
+		{Name: "output", Hook: nftables.ChainHookOutput, Type: nftables.ChainTypeFilter, Priority: *nftables.ChainPriorityFilter, Policy: nftables.ChainPolicyAccept},
+		{Name: "masquerade", Hook: nftables.ChainHookPostrouting, Type: nftables.ChainTypeNAT, Priority: *nftables.ChainPriorityNATSource, Policy: nftables.ChainPolicyAccept, Rules: []Rule{
+			When(InLike(EgressPrefix), Masquerade()),
+		}},
+	}}
 }

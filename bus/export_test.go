@@ -18,6 +18,41 @@ func (c *Client) SetLease(d time.Duration) { c.lease = d }
 // Forget makes the client say hello again.
 func (c *Client) Forget(slot canon.Hash) { c.forget(slot) }
 
+// PeerPerCaller is how many calls of one node are answered at once.
+const PeerPerCaller = peerPerCaller
+
+// Sweep forgets at once what has expired.
+func (p *Peers) Sweep() { p.sweep() }
+
+type (
+	PeerOpened = peerOpened
+	PeerCall   = peerCall
+)
+
+func (o peerOpened) Hash() canon.Hash { return o.hash }
+
+func OpenPeerCall(key *seal.PrivateKey, grid, slot canon.Hash, epoch uint64, data []byte) (PeerOpened, error) {
+	return openPeerCall(key, grid, slot, epoch, data)
+}
+
+// InnerPeerCall returns what is inside a sealed request.
+func InnerPeerCall(key *seal.PrivateKey, grid, slot canon.Hash, epoch uint64, data []byte) (c PeerCall, err error) {
+	plain, err := key.Open(peerInfo(grid, slot, epoch), data)
+	if err == nil {
+		err = canon.Unmarshal(plain, &c)
+	}
+	return c, err
+}
+
+func SealPeerCall(to Binding, grid, slot canon.Hash, c PeerCall) ([]byte, error) {
+	return sealPeerCall(to, grid, slot, c)
+}
+
+// SealPeerReply seals a reply to an opened request.
+func SealPeerReply(grid canon.Hash, o PeerOpened, r contract.Signed, body []byte) ([]byte, error) {
+	return sealPeerReply(peerAsked{grid: grid, self: o.From, slot: o.To, request: o.hash, replyKey: o.ReplyKey}, peerAnswer{r, body})
+}
+
 // Opened is what the intended receiver of a request learns.
 type Opened = opened
 

@@ -129,6 +129,59 @@ func FuzzDecodeSession(f *testing.F) {
 	})
 }
 
+func FuzzDecodePeerCall(f *testing.F) {
+	_, _, node := fuzzKeys()
+	r := PeerRequest{
+		Header: header(KindPeerRequest, fuzzGrid), From: canon.Sum([]byte("from")), FromEpoch: 1, FromRun: make([]byte, 16),
+		To: fuzzSlot, ToEpoch: 1, ToRun: make([]byte, 16), ID: make([]byte, 16), Method: "x", Issued: 1, Expiry: 2,
+		ReplyKey: make([]byte, 32), Body: canon.Sum([]byte("body")),
+	}
+	seedAll(f, encoded(f, peerCall{Request: signed(f, r, node), Body: []byte("body")}))
+	me := peerSelf{slot: fuzzSlot, epoch: 1, now: 1}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		o, err := decodePeerCall(fuzzGrid, b)
+		if err != nil {
+			return
+		}
+		if canon.Sum(o.body) != o.Body || o.Grid != fuzzGrid || len(o.signer) == 0 {
+			t.Error("accepted unsigned, of another grid, or with another body than the signed one")
+		}
+		if err := judgePeer(o.PeerRequest, o.signer, Binding{Epoch: 1, SigningKey: node.Public()}, me); err == nil && !bytes.Equal(o.signer, node.Public()) {
+			t.Error("accepted from a stranger")
+		}
+	})
+}
+
+func FuzzDecodePeerReply(f *testing.F) {
+	_, _, node := fuzzKeys()
+	a := peerAsked{fuzzGrid, canon.Sum([]byte("self")), fuzzSlot, Binding{Epoch: 1, SigningKey: node.Public()}, canon.Sum([]byte("request")), make([]byte, 32)}
+	r := PeerReply{
+		Header: header(KindPeerReply, fuzzGrid), From: fuzzSlot, Epoch: 1, Run: make([]byte, 16), Time: 1,
+		To: a.self, Request: a.request, Body: canon.Sum([]byte("body")),
+	}
+	seedAll(f, encoded(f, peerAnswer{Reply: signed(f, r, node), Body: []byte("body")}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, body, err := decodePeerReply(a, b)
+		if err == nil && (canon.Sum(body) != r.Body || r.Request != a.request || r.From != a.slot) {
+			t.Error("accepted another body than the signed one, or the answer to something else")
+		}
+	})
+}
+
+func FuzzOpenPeerHello(f *testing.F) {
+	_, _, node := fuzzKeys()
+	challenge := bytes.Repeat([]byte{7}, NonceSize)
+	h := PeerHello{Header: header(KindPeerHello, fuzzGrid), Slot: fuzzSlot, Epoch: 1, Run: make([]byte, 16), Time: 1, Challenge: challenge}
+	seedAll(f, encoded(f, signed(f, h, node)))
+	from := Binding{Epoch: 1, SigningKey: node.Public()}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := openPeerHello(fuzzGrid, fuzzSlot, from, challenge, b)
+		if err == nil && (len(h.Run) != NonceSize || !bytes.Equal(h.Challenge, challenge)) {
+			t.Error("accepted a hello of no run, or to another challenge")
+		}
+	})
+}
+
 func FuzzDecodeRenewal(f *testing.F) {
 	seedAll(f, encoded(f, Renewal{Stream: fuzzSlot, Received: 7, End: true}))
 	f.Fuzz(func(t *testing.T, b []byte) {

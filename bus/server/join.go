@@ -28,8 +28,8 @@ type Message struct {
 // Joined is a connection of the server's owner to its own bus, by which messages
 // pass between buses of one cluster.
 type Joined struct {
-	conn   *nc.Conn
-	ended  chan struct{} // fn is not called any more
+	conn  *nc.Conn
+	ended chan struct{} // fn is not called any more
 }
 
 // Join calls fn, from one goroutine, for each message that a client of this
@@ -72,6 +72,9 @@ func (j *Joined) Publish(m Message) error {
 	}
 	return j.conn.Publish(m.Subject, m.Data)
 }
+
+// Done is closed when the connection has ended.
+func (j *Joined) Done() <-chan struct{} { return j.ended }
 
 // Close ends it; fn is not called after that.
 func (j *Joined) Close() {

@@ -45,10 +45,10 @@ func (s *Site) serveDHCP(c DHCPConfig) {
 			d.prefix, d.router = p, p.Addr().Next()
 		}
 	}
-	if !d.prefix.IsValid() {
-		s.lab.tb.Fatalf("netlab: site %s gives addresses but has no IPv4 prefix", s.LAN.name)
-	}
 	s.dhcp = d
+	if !d.prefix.IsValid() {
+		return // an IPv6-only site
+	}
 	var server *server4.Server
 	s.Router.must("serve DHCP", func() error {
 		conn, err := server4.NewIPv4UDPConn("lan", &net.UDPAddr{Port: dhcpv4.ServerPort})

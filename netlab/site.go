@@ -20,7 +20,8 @@ type SiteConfig struct {
 	// UDPTimeout is how long the router remembers a silent UDP flow, 0: 30 s,
 	// and 120 s once it was answered. Whole seconds.
 	UDPTimeout time.Duration
-	// DHCP, if set, gives addresses of the IPv4 prefix to those who ask.
+	// DHCP, if set, gives addresses of the IPv4 prefix to those who ask; the
+	// router then advertises itself and the IPv6 prefix too.
 	DHCP *DHCPConfig
 }
 
@@ -72,6 +73,7 @@ func (l *Lab) Site(name string, c SiteConfig) *Site {
 	}
 	if c.DHCP != nil {
 		s.serveDHCP(*c.DHCP)
+		s.advertise(c.DHCP.MTU)
 	}
 	return s
 }

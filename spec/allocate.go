@@ -85,12 +85,15 @@ func subnets(d *Deployment, old standing) []netip.Prefix {
 	for i, n := range d.Networks {
 		out[i] = n.Subnet
 	}
-	for i, n := range d.Networks {
+	order := byName(d.Networks, func(n Network) string { return n.Name })
+	for _, i := range order {
+		n := d.Networks[i]
 		if p, err := netip.ParsePrefix(old.networks[n.Name].IPv4); !out[i].IsValid() && err == nil && free(p) {
 			out[i] = p
 		}
 	}
-	for i, n := range d.Networks {
+	for _, i := range order {
+		n := d.Networks[i]
 		for _, private := range plan.PrivateIPv4() {
 			for a := private.Addr(); !out[i].IsValid() && private.Contains(a); a = nextPrefix(a, 16) {
 				if p := netip.PrefixFrom(a, 16); free(p) {

@@ -81,6 +81,9 @@ func (s *source) explain(v *jsonschema.ValidationError) {
 			if near := Nearest(name, known); len(near) > 0 {
 				fix = fmt.Sprintf("did you mean %q?", near[0])
 			}
+			if name == "ingress" { // which is near to egress, and means the opposite
+				fix = `did you mean "allow"?`
+			}
 			s.add(s.keyPlaces[pointer+"/"+escapePointer(name)], fmt.Sprintf("unknown key %q", name), fix)
 		}
 	case *kind.Required:
@@ -103,7 +106,17 @@ func (s *source) explain(v *jsonschema.ValidationError) {
 		message, fix := explainPattern(field, k.Got)
 		s.add(where, message, fix)
 	case *kind.Type:
-		s.add(where, fmt.Sprintf("%s is a %s, not a %s", field, k.Got, strings.Join(k.Want, " or ")), explainType(field, k))
+		s.add(where, fmt.Sprintf("%s is %s, not %s", field, withArticle(k.Got), withArticle(strings.Join(k.Want, " or "))), explainType(field, k))
+	case *kind.MinItems:
+		fix := "write at least one"
+		if field == "from" {
+			fix = "leave from out for everyone in the network; to let nobody in, write allow: []"
+		}
+		s.add(where, field+" is an empty list", fix)
+	case *kind.MaxItems:
+		s.add(where, fmt.Sprintf("%s has %d entries, at most %d are allowed", field, k.Got, k.Want), "")
+	case *kind.UniqueItems:
+		s.add(s.placeOf(fmt.Sprintf("%s/%d", pointer, k.Duplicates[1])), field+" holds this twice", "remove one of the two")
 	case *kind.PropertyNames:
 		s.add(where, fmt.Sprintf("%q is no name for an environment variable", k.Property), "use letters, digits and _")
 	default:
@@ -113,6 +126,13 @@ func (s *source) explain(v *jsonschema.ValidationError) {
 		}
 		s.add(where, fmt.Sprintf("%s: %s", field, strings.Trim(string(raw), `"`)), "")
 	}
+}
+
+func withArticle(word string) string {
+	if strings.ContainsAny(word[:min(1, len(word))], "aeiou") {
+		return "an " + word
+	}
+	return "a " + word
 }
 
 // fieldOf names what stands at a place: its key, or what its list is made of.
@@ -174,7 +194,7 @@ func explainPattern(field, got string) (message, fix string) {
 		if plan.ValidName(got) {
 			return fmt.Sprintf("%q is too long for a network", got), fmt.Sprintf("use at most %d characters", plan.MaxNetworkName)
 		}
-		return fmt.Sprintf("%q can't be a %s", got, field), "use 1 to 63 of a-z, 0-9 and -"
+		return fmt.Sprintf("%q can't be %s", got, withArticle(field)), "use 1 to 63 of a-z, 0-9 and -"
 	}
 }
 
@@ -262,7 +282,9 @@ func (s *source) deployment() *Deployment {
 		first[w.Name] = i
 		d.Workloads = append(d.Workloads, w)
 	}
-	s.peers(d)
+	if len(s.mistakes) == 0 { // else it would name what follows from them
+		s.peers(d)
+	}
 	return d
 }
 

@@ -23,8 +23,9 @@ type placement struct {
 }
 
 // settle chooses the nodes. What the spec names, and what stands, comes first,
-// so that a workload which is new can't push another one from its node. What
-// can't be placed is a mistake.
+// so that a workload which is new can't push another one from its node; then by
+// name, so that the order in the file plays no part. What can't be placed is a
+// mistake.
 func settle(d *Deployment, nodes []Node, old standing) *placement {
 	s := d.source
 	p := &placement{
@@ -55,7 +56,8 @@ func settle(d *Deployment, nodes []Node, old standing) *placement {
 		p.routers[i][at] = true
 	}
 	for _, settled := range []bool{true, false} {
-		for i, w := range d.Workloads {
+		for _, i := range byName(d.Workloads, func(w Workload) string { return w.Name }) {
+			w := d.Workloads[i]
 			before := slices.IndexFunc(nodes, func(n Node) bool { return n.Slot == old.slots[w.Name] })
 			if settled != (w.Node != "" || before >= 0) {
 				continue
@@ -74,6 +76,16 @@ func settle(d *Deployment, nodes []Node, old standing) *placement {
 		}
 	}
 	return p
+}
+
+// byName returns the indexes of list in the order of names.
+func byName[T any](list []T, name func(T) string) []int {
+	out := make([]int, len(list))
+	for i := range out {
+		out[i] = i
+	}
+	slices.SortFunc(out, func(a, b int) int { return strings.Compare(name(list[a]), name(list[b])) })
+	return out
 }
 
 // need is what w takes of a node: its own, and a router for each of its

@@ -200,6 +200,13 @@ func FuzzDecode(f *testing.F) {
 	f.Add(b)
 	f.Add(good(f).Workloads[0].Config)
 	f.Add([]byte{0xa0})
+	wires := newWired()
+	if b, err = Encode(wires.build(f)); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add(wires.plan.Workloads[0].Config)
+	f.Add(wires.plan.Workloads[2].Config)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if p, err := Decode(b); err == nil {
 			if again, err := Encode(p); err != nil || !bytes.Equal(again, b) {
@@ -207,6 +214,11 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 		if c, err := DecodeContainer(b); err == nil {
+			if again, err := c.Encode(); err != nil || !bytes.Equal(again, b) {
+				t.Errorf("accepted %x, which encodes as %x, %v", b, again, err)
+			}
+		}
+		if c, err := DecodeNetworkConfig(b); err == nil {
 			if again, err := c.Encode(); err != nil || !bytes.Equal(again, b) {
 				t.Errorf("accepted %x, which encodes as %x, %v", b, again, err)
 			}

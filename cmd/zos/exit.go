@@ -53,6 +53,8 @@ var exits = map[string]int{
 	"key-not-in-agent": exitUnreachable, "stream-lost": exitUnreachable, "reply-gap": exitUnreachable, "lease-expired": exitUnreachable,
 	"not-yet": exitUnreachable,
 
+	"workloads-apart": exitUnreachable,
+
 	"timeout": exitTimeout,
 
 	"digest-mismatch": exitUntrusted, "manifest-invalid": exitUntrusted, "signature-invalid": exitUntrusted, "signature-duplicate": exitUntrusted,

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -121,7 +123,7 @@ func (a *app) showNetwork(s netShown, why error) error {
 		if !m.Open {
 			reach = m.Allow
 		}
-		first := []string{m.Workload, m.Node, m.Addresses[0], strings.Join(m.Names[1:], ", "), "", m.Egress, rate(m.Bandwidth)}
+		first := []string{m.Workload, m.Node, m.Addresses[0], orDash(strings.Join(m.Names[1:], ", ")), "", m.Egress, rate(m.Bandwidth)}
 		for i, r := range reach {
 			line := first
 			if i > 0 {
@@ -135,30 +137,40 @@ func (a *app) showNetwork(s netShown, why error) error {
 			members = append(members, first)
 		}
 	}
-	for _, part := range []struct {
-		headings []string
-		rows     [][]string
-	}{
-		{[]string{"NODE", "SUBNET", "KEY", "KEY AGE", "ENGINE", "PORT", "FIREWALL", "RESOLVER", "ATTACHED"}, nodes},
-		{[]string{"WORKLOAD", "NODE", "ADDRESS", "ALSO NAMED", "REACHED BY", "EGRESS", "LIMIT"}, members},
-		{[]string{"FROM", "TO", "STATE", "PATH", "HANDSHAKE", "PQ KEY", "RECEIVED", "SENT"}, peers},
-	} {
-		if len(part.rows) == 0 {
-			continue
+	headings := []string{"NODE", "SUBNET", "KEY", "KEY AGE", "ENGINE", "PORT", "FIREWALL", "RESOLVER", "ATTACHED"}
+	if why != nil { // then there is nothing in the others
+		headings = headings[:2]
+	}
+	return errors.Join(
+		a.section(headings, nodes),
+		a.section([]string{"WORKLOAD", "NODE", "ADDRESS", "ALSO NAMED", "REACHED BY", "EGRESS", "LIMIT"}, members),
+		a.section([]string{"FROM", "TO", "STATE", "PATH", "HANDSHAKE", "PQ KEY", "RECEIVED", "SENT"}, peers),
+	)
+}
+
+// section prints one of several tables, if it has rows: as many columns of them
+// as it has headings.
+func (a *app) section(headings []string, rows [][]string) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	var b bytes.Buffer
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, r := range append([][]string{headings}, rows...) {
+		line := make([]string, len(headings))
+		for i := range line {
+			line[i] = printable(r[i])
 		}
-		fmt.Fprintln(a.out)
-		w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-		for _, r := range append([][]string{part.headings}, part.rows...) {
-			for i := range r {
-				if r[i] = printable(r[i]); r[i] == "" && i == len(r)-1 {
-					r[i] = "-"
-				}
-			}
-			fmt.Fprintln(w, strings.Join(r, "\t"))
-		}
-		if err := w.Flush(); err != nil {
-			return fmt.Errorf("write the output: %w", err)
-		}
+		fmt.Fprintln(w, strings.Join(line, "\t"))
+	}
+	err := w.Flush()
+	fmt.Fprintln(a.out)
+	for line := range strings.Lines(b.String()) {
+		_, e := fmt.Fprintln(a.out, strings.TrimRight(line, " \n"))
+		err = errors.Join(err, e)
+	}
+	if err != nil {
+		return fmt.Errorf("write the output: %w", err)
 	}
 	return nil
 }

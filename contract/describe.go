@@ -48,7 +48,8 @@ func (d *describer) nested(depth int, b []byte) error {
 }
 
 // order is which fields come first; the others follow by name.
-var order = []string{"kind", "v", "grid", "action", "group", "group_epoch", "class", "contract", "name", "version", "expiry"}
+var order = []string{"kind", "v", "grid", "action", "group", "group_epoch", "class", "contract", "name", "version", "expiry",
+	"network", "protocol"}
 
 func (d *describer) fields(depth int, fields map[string]any) error {
 	names := make([]string, 0, len(fields))
@@ -100,7 +101,7 @@ func (d *describer) field(depth int, name string, value any) error {
 		return d.fields(depth+1, v)
 	case []any:
 		if len(v) == 0 {
-			d.line(depth, shown, "none")
+			d.line(depth, shown, showEmpty(name))
 		}
 		for i, item := range v {
 			if err := d.field(depth, fmt.Sprintf("%s-%d", name, i+1), item); err != nil {
@@ -114,7 +115,7 @@ func (d *describer) field(depth int, name string, value any) error {
 	case string:
 		d.line(depth, shown, quote(v))
 	case bool:
-		d.line(depth, shown, strconv.FormatBool(v))
+		d.line(depth, shown, showBool(name, v))
 	case nil:
 		d.line(depth, shown, "null")
 	default: // numbers below the range of int64
@@ -151,8 +152,32 @@ func showNumber(name string, n uint64) string {
 		}
 	case "cpu":
 		return fmt.Sprintf("%s (%d.%03d cores)", s, n/1000, n%1000)
+	case "bandwidth":
+		if n == 0 {
+			return s + " (no limit)"
+		}
+		return fmt.Sprintf("%s (%d.%03d Mbit/s each way)", s, n/1_000_000, n%1_000_000/1000)
 	}
 	return s
+}
+
+// showEmpty shows a list of nothing. In a rule of a network that means
+// everyone, which must not read as nobody.
+func showEmpty(name string) string {
+	if name == "peers" {
+		return "everyone in the network"
+	}
+	return "none"
+}
+
+func showBool(name string, b bool) string {
+	switch {
+	case name == "open" && b:
+		return "true (everyone in the network reaches every port)"
+	case name == "open":
+		return "false (others in the network reach only what allow says)"
+	}
+	return strconv.FormatBool(b)
 }
 
 // quote shows text in quotes, with everything but printing ASCII escaped.

@@ -55,6 +55,38 @@ func TestDescriptionDependsOnEveryByte(t *testing.T) {
 	}
 }
 
+// TestDescriptionShowsWhoReachesWhom: what approvers decide about networks is
+// there in words, one that is empty included.
+func TestDescriptionShowsWhoReachesWhom(t *testing.T) {
+	w := newWorld(t)
+	s := w.approve(w.wired("hello"))
+	lines, err := Describe(s.Statement)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(lines, "\n")
+	for _, want := range []string{
+		`    name           "back"`, `"10.20.0.0/16"`, `"fd00:20::/48"`, "      slot           " + w.slots[1].String(), `"10.20.1.0/24"`,
+		"    exit           " + w.slots[0].String(), `kind           "network"`, `"10.20.1.2"`, `"fd00:20:0:1::2"`,
+		`egress         "exit"`, "bandwidth      100000000 (100.000 Mbit/s each way)", "bandwidth      0 (no limit)",
+		"open           true (everyone in the network reaches every port)", "open           false (others in the network reach only what allow says)",
+		"aliases-1      \"postgres\"",
+		"        allow-1\n          protocol       \"tcp\"\n          first          5432\n          last           5432\n          peers-1        \"web\"",
+		"        allow-2\n          protocol       \"icmp\"\n          first          0\n          last           0\n          peers          everyone in the network",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%s is missing in\n%s", want, text)
+		}
+	}
+	for i := range s.Statement {
+		b := slices.Clone(s.Statement)
+		b[i] ^= 1
+		if lines, err := Describe(b); err == nil && strings.Join(lines[1:], "\n") == strings.Join(strings.Split(text, "\n")[1:], "\n") {
+			t.Errorf("byte %d can be altered unseen", i)
+		}
+	}
+}
+
 func TestDescribedTextCannotPretendToBeALine(t *testing.T) {
 	w := newWorld(t)
 	a := w.deploy("hello", w.job("web", w.slots[0]))
@@ -85,6 +117,7 @@ func FuzzDescribe(f *testing.F) {
 		f.Add(w.signed[name].Statement)
 	}
 	f.Add(w.approve(w.deploy("hello", w.job("web", w.slots[0]))).Statement)
+	f.Add(w.approve(w.wired("wired")).Statement)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		lines, err := Describe(b)
 		if err != nil {

@@ -15,7 +15,7 @@ import (
 )
 
 func TestMemberIsAnswered(t *testing.T) {
-	w, url := newWorld(t), serve(t, "").URL()
+	w, url := newWorld(t), serve(t).URL()
 	n := w.start(t, slot, newKeys(t), url)
 	got, err := w.client(t, w.member, url).Call(ctx(t), ask(bus.MethodStatus))
 	must(t, err)
@@ -28,7 +28,7 @@ func TestMemberIsAnswered(t *testing.T) {
 }
 
 func TestOthersAreRefused(t *testing.T) {
-	w, url := newWorld(t), serve(t, "").URL()
+	w, url := newWorld(t), serve(t).URL()
 	n := w.start(t, slot, newKeys(t), url)
 	_, err := w.client(t, w.outsider, url).Call(ctx(t), ask(bus.MethodStatus))
 	wantCode(t, err, "not-permitted")
@@ -46,7 +46,7 @@ func TestOthersAreRefused(t *testing.T) {
 }
 
 func TestLongAnswersComeWhole(t *testing.T) {
-	w, url := newWorld(t), serve(t, "").URL()
+	w, url := newWorld(t), serve(t).URL()
 	n := w.start(t, slot, newKeys(t), url)
 	c := w.client(t, w.farm, url)
 	for _, size := range []int{0, 1, bus.MaxChunk, bus.MaxChunk + 1, bus.MaxAnswer} {
@@ -64,7 +64,7 @@ func TestLongAnswersComeWhole(t *testing.T) {
 }
 
 func TestHandlersErrorReachesTheAsker(t *testing.T) {
-	w, url := newWorld(t), serve(t, "").URL()
+	w, url := newWorld(t), serve(t).URL()
 	n := w.start(t, slot, newKeys(t), url)
 	n.HandleCall(bus.MethodNode, func(context.Context, bus.Query) ([]byte, error) {
 		return nil, fmt.Errorf("list: %w", problem.New("disk-full", "no room %s", strings.Repeat("ü", 1000)))
@@ -81,7 +81,7 @@ func TestHandlersErrorReachesTheAsker(t *testing.T) {
 }
 
 func TestFactsThatCannotBeReadRefuse(t *testing.T) {
-	w, url := newWorld(t), serve(t, "").URL()
+	w, url := newWorld(t), serve(t).URL()
 	conn, k := connect(t, bus.AsNode(slot), url), newKeys(t)
 	w.bound[slot] = bus.Binding{Epoch: 1, SigningKey: k.signer.Public(), SealingKey: k.sealing.Public()}
 	n, err := bus.NewNode(bus.NodeConfig{
@@ -102,7 +102,7 @@ func TestFactsThatCannotBeReadRefuse(t *testing.T) {
 // A client that was told of an earlier boot, or an earlier run of the daemon,
 // asks again by itself.
 func TestRestartedNodeIsAskedAnew(t *testing.T) {
-	w, url, k := newWorld(t), serve(t, "").URL(), newKeys(t)
+	w, url, k := newWorld(t), serve(t).URL(), newKeys(t)
 	n := w.start(t, slot, k, url)
 	c := w.client(t, w.farm, url)
 	_, err := c.Call(ctx(t), ask(bus.MethodNode))
@@ -117,7 +117,7 @@ func TestRestartedNodeIsAskedAnew(t *testing.T) {
 }
 
 func TestRekeyedNodeIsNamedAsSuch(t *testing.T) {
-	w, url := newWorld(t), serve(t, "").URL()
+	w, url := newWorld(t), serve(t).URL()
 	w.start(t, slot, newKeys(t), url)
 	w.mu.Lock()
 	k := newKeys(t)
@@ -130,7 +130,7 @@ func TestRekeyedNodeIsNamedAsSuch(t *testing.T) {
 }
 
 func TestSilentNodeAndBusAreToldApart(t *testing.T) {
-	w, s := newWorld(t), serve(t, "")
+	w, s := newWorld(t), serve(t)
 	k := newKeys(t)
 	w.bound[slot] = bus.Binding{Epoch: 1, SigningKey: k.signer.Public(), SealingKey: k.sealing.Public()}
 	short := func() context.Context {
@@ -149,7 +149,7 @@ func TestSilentNodeAndBusAreToldApart(t *testing.T) {
 
 // The node's clock and the client's may differ by any amount.
 func TestClocksNeedNotAgree(t *testing.T) {
-	w, url := newWorld(t), serve(t, "").URL()
+	w, url := newWorld(t), serve(t).URL()
 	n := w.start(t, slot, newKeys(t), url)
 	for _, d := range []time.Duration{-20 * 365 * 24 * time.Hour, 40 * 365 * 24 * time.Hour} {
 		n.clock.add(d)
@@ -160,14 +160,14 @@ func TestClocksNeedNotAgree(t *testing.T) {
 }
 
 func TestNodeFindsItsBusAgain(t *testing.T) {
-	w, s := newWorld(t), serve(t, "")
+	w, s := newWorld(t), serve(t)
 	n := w.start(t, slot, newKeys(t), s.URL())
 	c := w.client(t, w.farm, s.URL())
 	_, err := c.Call(ctx(t), ask(bus.MethodNode))
 	must(t, err)
 	for range 2 {
 		must(t, s.Stop())
-		s = serve(t, strings.TrimPrefix(s.URL(), "nats://"))
+		s = s.again(t)
 		_, err = c.Call(ctx(t), ask(bus.MethodNode))
 		must(t, err)
 	}
@@ -176,7 +176,7 @@ func TestNodeFindsItsBusAgain(t *testing.T) {
 
 // Two buses: one is away, then the other. Someone is always reached.
 func TestOneOfTwoBusesIsEnough(t *testing.T) {
-	w, s1, s2 := newWorld(t), serve(t, ""), serve(t, "")
+	w, s1, s2 := newWorld(t), serve(t), serve(t)
 	w.start(t, slot, newKeys(t), s1.URL(), s2.URL())
 	c := w.client(t, w.farm, s1.URL(), s2.URL())
 	_, err := c.Call(ctx(t), ask(bus.MethodNode))
@@ -184,14 +184,14 @@ func TestOneOfTwoBusesIsEnough(t *testing.T) {
 	must(t, s1.Stop())
 	_, err = c.Call(ctx(t), ask(bus.MethodNode))
 	must(t, err)
-	serve(t, strings.TrimPrefix(s1.URL(), "nats://"))
+	s1.again(t)
 	must(t, s2.Stop())
 	_, err = c.Call(ctx(t), ask(bus.MethodNode))
 	must(t, err)
 }
 
 func TestBusyCallerIsRefusedAndOthersAreNot(t *testing.T) {
-	w, url := newWorld(t), serve(t, "").URL()
+	w, url := newWorld(t), serve(t).URL()
 	n := w.start(t, slot, newKeys(t), url)
 	hold := make(chan struct{})
 	entered := make(chan struct{}, 100)

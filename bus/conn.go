@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/url"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -17,12 +16,13 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/rendezvous"
 )
 
 // ConnConfig is how a Conn reaches the bus.
 type ConnConfig struct {
-	// URLs of bus servers, nats://host:port. One link is kept to each of them:
-	// so that two operators, of whom one drops messages, still serve.
+	// URLs of rendezvous servers, tls://host:port#pin. One link is kept to each of
+	// them: so that two operators, of whom one drops messages, still serve.
 	URLs []string
 	Role Role
 	// Logger may be nil.
@@ -64,9 +64,15 @@ type subscription struct {
 type link struct {
 	conn *Conn
 	url  string
-	nc   *nats.Conn
-	up   bool
-	subs map[*subscription]*nats.Subscription
+	to   rendezvous.Address
+	poke chan struct{} // holds one: look at the link now
+
+	// Under the Conn's lock:
+	nc      *nats.Conn
+	up      bool
+	subs    map[*subscription]*nats.Subscription
+	redial  context.CancelFunc // ends a dial that is under way; nil: none is
+	problem error              // why the last attempt failed
 }
 
 // inbox gathers the answers to one request.
@@ -79,6 +85,7 @@ type inbox struct {
 const (
 	maxURLs     = 8
 	dialTimeout = 5 * time.Second
+	pokeTimeout = 2 * time.Second // for a link to prove that it lives
 	retryFirst  = 100 * time.Millisecond
 	retryMost   = 5 * time.Second
 	inboxDepth  = 2 * Window
@@ -90,11 +97,13 @@ func Connect(cfg ConnConfig) (*Conn, error) {
 	if len(cfg.URLs) == 0 || len(cfg.URLs) > maxURLs {
 		return nil, fmt.Errorf("connect to the bus: have %d URLs, want 1 to %d", len(cfg.URLs), maxURLs)
 	}
+	addresses := map[string]rendezvous.Address{}
 	for _, u := range cfg.URLs {
-		p, err := url.Parse(u)
-		if err != nil || p.Scheme != "nats" || p.Port() == "" || p.User != nil {
-			return nil, fmt.Errorf("connect to the bus: %.100q is not nats://host:port", u)
+		a, err := rendezvous.ParseURL(u)
+		if err != nil {
+			return nil, fmt.Errorf("connect to the bus: %w", err)
 		}
+		addresses[u] = a
 	}
 	if pub, _ := cfg.Role.Subjects(""); pub == nil {
 		return nil, errors.New("connect to the bus: no role given")
@@ -121,7 +130,7 @@ func Connect(cfg ConnConfig) (*Conn, error) {
 			continue
 		}
 		seen[u] = true
-		l := &link{conn: c, url: u, subs: map[*subscription]*nats.Subscription{}}
+		l := &link{conn: c, url: u, to: addresses[u], poke: make(chan struct{}, 1), subs: map[*subscription]*nats.Subscription{}}
 		c.links = append(c.links, l)
 		c.wg.Go(func() { l.keep(ctx, cfg.Role) })
 	}
@@ -153,8 +162,37 @@ func (c *Conn) Ready(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return problem.New("bus-unreachable", "wait for the bus at %s: %w", c.links[0].url, ctx.Err()).
-				WithFix("check that the bus runs and that its address is right")
+			return c.unreachable(ctx.Err())
+		}
+	}
+}
+
+// unreachable says which server was last found away, and why.
+func (c *Conn) unreachable(err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	why := ""
+	for _, l := range c.links {
+		if l.problem != nil {
+			why = fmt.Sprintf(" (%v)", l.problem)
+		}
+	}
+	return problem.New("bus-unreachable", "wait for the bus at %s: %w%s", c.links[0].url, err, why).
+		WithFix("check that the rendezvous runs and that its address is right")
+}
+
+// Poke says that the network changed: links that are down are dialed at once,
+// those that are up must prove it within two seconds or are dialed anew.
+func (c *Conn) Poke() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range c.links {
+		select {
+		case l.poke <- struct{}{}:
+		default:
+		}
+		if l.redial != nil {
+			l.redial() // it may be waiting for an answer by a way that is gone
 		}
 	}
 }
@@ -339,34 +377,49 @@ func (l *link) keep(ctx context.Context, role Role) {
 		if time.Since(began) > 2*retryMost {
 			delay = retryFirst
 		}
+		l.conn.mu.Lock()
+		l.problem = err
+		l.conn.mu.Unlock()
 		l.conn.log.Debug("bus link down", "url", l.url, "error", err, "again_in", delay)
+		again := time.NewTimer(delay)
 		select {
-		case <-time.After(delay):
+		case <-again.C:
+			delay = min(2*delay, retryMost)
+		case <-l.poke:
+			delay = retryFirst
 		case <-ctx.Done():
-			return
 		}
-		delay = min(2*delay, retryMost)
+		again.Stop()
 	}
 }
 
 // once dials, subscribes everything, and stays until the connection ends.
 func (l *link) once(ctx context.Context, role Role) error {
 	ended := make(chan struct{})
-	nc, err := nats.Connect(l.url,
+	d := &dialer{ctx: ctx, to: l.to}
+	dctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	d.dial = dctx
+	l.dialing(cancel)
+	nc, err := nats.Connect(noHost,
 		nats.Name("zos"),
 		nats.UserInfo(role.String(), l.conn.token),
 		nats.NoReconnect(), // we dial again ourselves, and only what was listed
 		nats.IgnoreDiscoveredServers(),
 		nats.Timeout(dialTimeout),
-		nats.SetCustomDialer(dialer{ctx}),
-		nats.PingInterval(10*time.Second),
+		nats.SetCustomDialer(d),
+		nats.PingInterval(5*time.Second),
 		nats.MaxPingsOutstanding(2),
 		nats.ClosedHandler(func(*nats.Conn) { close(ended) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			l.conn.log.Debug("bus link", "url", l.url, "error", err)
 		}),
 	)
+	l.dialing(nil)
 	if err != nil {
+		if d.failed != nil {
+			return d.failed
+		}
 		return fmt.Errorf("connect to bus %s: %w", l.url, err)
 	}
 	l.set(nc, false)
@@ -379,15 +432,38 @@ func (l *link) once(ctx context.Context, role Role) error {
 	}
 	l.set(nc, true)
 	l.conn.log.Debug("bus link up", "url", l.url)
-	select {
-	case <-ended:
-	case <-ctx.Done():
-	}
+	err = l.stay(ctx, nc, ended)
 	l.set(nil, false)
-	err = nc.LastError()
+	if err == nil {
+		err = nc.LastError()
+	}
 	nc.Close()
 	<-ended
 	return err
+}
+
+// stay waits until the connection ends, ctx ends, or the link fails to prove
+// that it lives when it is poked.
+func (l *link) stay(ctx context.Context, nc *nats.Conn, ended <-chan struct{}) error {
+	for {
+		select {
+		case <-ended:
+			return nil
+		case <-ctx.Done():
+			return nil
+		case <-l.poke:
+			if err := nc.FlushTimeout(pokeTimeout); err != nil {
+				return fmt.Errorf("bus %s after the network changed: %w", l.url, err)
+			}
+		}
+	}
+}
+
+// dialing keeps what ends the dial that is under way; nil: it is over.
+func (l *link) dialing(end context.CancelFunc) {
+	l.conn.mu.Lock()
+	defer l.conn.mu.Unlock()
+	l.redial = end
 }
 
 // set makes nc the link's connection and subscribes everything on it; nil takes
@@ -422,18 +498,33 @@ func (l *link) subscribe(s *subscription) {
 	l.subs[s] = ns
 }
 
-// dialer ends dialing, and the handshake after it, with its context.
-type dialer struct{ ctx context.Context }
+// noHost is what the NATS client is told to dial. The dialer knows where to go:
+// from a name the client would look up addresses by itself, without an end.
+const noHost = "nats://127.0.0.1:1"
 
-func (d dialer) Dial(network, address string) (net.Conn, error) {
-	nd := net.Dialer{Timeout: dialTimeout}
-	c, err := nd.DialContext(d.ctx, network, address)
+// dialer brings one proven connection for the bus. Dialing ends with dial, the
+// connection with ctx.
+type dialer struct {
+	ctx, dial context.Context
+	to        rendezvous.Address
+	failed    error
+}
+
+// Dial ignores the address: where to go, and who must be there, is the link's.
+func (d *dialer) Dial(string, string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(d.dial, dialTimeout)
+	defer cancel()
+	c, err := rendezvous.Dial(ctx, d.to, rendezvous.ALPNBus)
 	if err != nil {
+		d.failed = err
 		return nil, err
 	}
 	stop := context.AfterFunc(d.ctx, func() { c.Close() })
 	return &stopConn{c, stop}, nil
 }
+
+// SkipTLSHandshake says that the connection is encrypted already.
+func (d *dialer) SkipTLSHandshake() bool { return true }
 
 type stopConn struct {
 	net.Conn

@@ -39,7 +39,7 @@ func number(t testing.TB, b []byte) int {
 }
 
 func TestStreamIsWholeAndInOrder(t *testing.T) {
-	w, url := newWorld(t), serve(t, "").URL()
+	w, url := newWorld(t), serve(t).URL()
 	n := w.start(t, slot, newKeys(t), url)
 	const count = 10 * bus.Window
 	n.HandleStream(bus.MethodLogs, numbers(count, leave))
@@ -63,7 +63,7 @@ func TestStreamIsWholeAndInOrder(t *testing.T) {
 // A reader that stands still stops the sender: nothing is lost, and no more than
 // the window is on the way.
 func TestSlowReaderLosesNothing(t *testing.T) {
-	w, url := newWorld(t), serve(t, "").URL()
+	w, url := newWorld(t), serve(t).URL()
 	n := w.start(t, slot, newKeys(t), url)
 	const count = 3 * bus.Window
 	sent := make(chan int, count)
@@ -100,7 +100,7 @@ func TestSlowReaderLosesNothing(t *testing.T) {
 }
 
 func TestQuietStreamOutlivesItsLease(t *testing.T) {
-	w, url := newWorld(t), serve(t, "").URL()
+	w, url := newWorld(t), serve(t).URL()
 	n := w.start(t, slot, newKeys(t), url)
 	say := make(chan []byte)
 	n.SetLease(3 * short)
@@ -131,7 +131,7 @@ func TestQuietStreamOutlivesItsLease(t *testing.T) {
 }
 
 func TestRemovedMemberLosesTheStream(t *testing.T) {
-	w, url := newWorld(t), serve(t, "").URL()
+	w, url := newWorld(t), serve(t).URL()
 	n := w.start(t, slot, newKeys(t), url)
 	ended := make(chan error, 1)
 	n.HandleStream(bus.MethodLogs, numbers(1, func(ctx context.Context) error {
@@ -191,7 +191,7 @@ func TestStreamOfADeadNodeIsNoticed(t *testing.T) {
 }
 
 func TestNodeThatStopsSaysSo(t *testing.T) {
-	w, url := newWorld(t), serve(t, "").URL()
+	w, url := newWorld(t), serve(t).URL()
 	n := w.start(t, slot, newKeys(t), url)
 	n.HandleStream(bus.MethodLogs, numbers(0, stay))
 	st, err := w.client(t, w.member, url).Stream(ctx(t), ask(bus.MethodLogs))
@@ -203,7 +203,7 @@ func TestNodeThatStopsSaysSo(t *testing.T) {
 }
 
 func TestClosedStreamEndsAtTheNode(t *testing.T) {
-	w, url := newWorld(t), serve(t, "").URL()
+	w, url := newWorld(t), serve(t).URL()
 	n := w.start(t, slot, newKeys(t), url)
 	ended := make(chan struct{})
 	n.HandleStream(bus.MethodLogs, numbers(0, func(ctx context.Context) error {
@@ -307,7 +307,7 @@ func TestStreamBelongsToWhoOpenedIt(t *testing.T) {
 }
 
 func TestStreamOfACallIsRefused(t *testing.T) {
-	w, url := newWorld(t), serve(t, "").URL()
+	w, url := newWorld(t), serve(t).URL()
 	n := w.start(t, slot, newKeys(t), url)
 	n.HandleStream(bus.MethodLogs, numbers(1, leave))
 	c := w.client(t, w.member, url)

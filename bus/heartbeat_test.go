@@ -40,7 +40,7 @@ func beatOf(t testing.TB, ch chan bus.Heartbeat) bus.Heartbeat {
 }
 
 func TestHeartbeatsTellOfTheNode(t *testing.T) {
-	w, url := newWorld(t), serve(t, "").URL()
+	w, url := newWorld(t), serve(t).URL()
 	watch, ch := w.watch(t, nil, url)
 	if _, _, ok := watch.Last(slot); ok {
 		t.Error("heard of a node that never was")
@@ -58,7 +58,7 @@ func TestHeartbeatsTellOfTheNode(t *testing.T) {
 
 // What the bus invents, keeps and plays again makes no dead node alive.
 func TestOldAndForgedHeartbeatsDoNotCount(t *testing.T) {
-	w, url, k := newWorld(t), serve(t, "").URL(), newKeys(t)
+	w, url, k := newWorld(t), serve(t).URL(), newKeys(t)
 	other := newKeys(t)
 	n := w.start(t, slot, k, url)
 	nc, _ := raw(t, url, bus.AsNode(slot).String())
@@ -132,7 +132,7 @@ func TestOldAndForgedHeartbeatsDoNotCount(t *testing.T) {
 
 // After a re-key only the new key's heartbeats count.
 func TestRekeyedSlotIsHeardUnderItsNewKey(t *testing.T) {
-	w, url := newWorld(t), serve(t, "").URL()
+	w, url := newWorld(t), serve(t).URL()
 	_, ch := w.watch(t, nil, url)
 	old := w.start(t, slot, newKeys(t), url)
 	beatOf(t, ch)

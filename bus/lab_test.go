@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"log/slog"
+	"net"
 	"sync"
 	"testing"
 	"time"
@@ -14,9 +15,10 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/zero-os/zos/bus"
-	"github.com/zero-os/zos/bus/server"
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/rendezvous"
+	"github.com/zero-os/zos/rendezvous/server"
 	"github.com/zero-os/zos/seal"
 	"github.com/zero-os/zos/sign"
 )
@@ -57,12 +59,34 @@ func signer(t testing.TB) sign.Signer {
 	return s
 }
 
-func serve(t testing.TB, listen string) *server.Server {
+// served is a rendezvous of the lab, which can come back where it was.
+type served struct {
+	*server.Server
+	dir string
+}
+
+func serve(t testing.TB) *served {
 	t.Helper()
-	s, err := server.Serve(ctx(t), server.Config{Listen: listen})
+	return serveAt(t, "", t.TempDir())
+}
+
+func serveAt(t testing.TB, listen, dir string) *served {
+	t.Helper()
+	s, err := server.Serve(ctx(t), server.Config{
+		Listen: listen, CertDir: dir, Grid: grid,
+		Bound: func(context.Context, canon.Hash) (bus.Binding, error) { return bus.Binding{}, errors.New("not bound") },
+	})
 	must(t, err)
 	t.Cleanup(func() { must(t, s.Stop()) })
-	return s
+	return &served{s, dir}
+}
+
+// again starts a stopped one at the same address, with the same key.
+func (s *served) again(t testing.TB) *served {
+	t.Helper()
+	a, err := rendezvous.ParseURL(s.URL())
+	must(t, err)
+	return serveAt(t, a.Host, s.dir)
 }
 
 func connect(t testing.TB, role bus.Role, urls ...string) *bus.Conn {
@@ -237,11 +261,23 @@ func token() string {
 func raw(t testing.TB, url, role string) (*nats.Conn, string) {
 	t.Helper()
 	tok := token()
-	nc, err := nats.Connect(url, nats.UserInfo(role, tok), nats.NoReconnect(), nats.Timeout(5*time.Second))
+	a, err := rendezvous.ParseURL(url)
+	must(t, err)
+	nc, err := nats.Connect("nats://127.0.0.1:1", nats.SetCustomDialer(dialer{a}), nats.UserInfo(role, tok), nats.NoReconnect(), nats.Timeout(5*time.Second))
 	must(t, err)
 	t.Cleanup(nc.Close)
 	return nc, "inbox." + tok
 }
+
+type dialer struct{ to rendezvous.Address }
+
+func (d dialer) Dial(string, string) (net.Conn, error) {
+	c, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return rendezvous.Dial(c, d.to, rendezvous.ALPNBus)
+}
+
+func (dialer) SkipTLSHandshake() bool { return true }
 
 // middle is a bus that lies: people are connected to one server, the node to
 // another, and everything between them passes through functions that may drop,
@@ -259,7 +295,7 @@ type middle struct {
 
 func newMiddle(t testing.TB) *middle {
 	t.Helper()
-	m := &middle{people: serve(t, "").URL(), node: serve(t, "").URL()}
+	m := &middle{people: serve(t).URL(), node: serve(t).URL()}
 	m.a, _ = raw(t, m.people, bus.AsNode(slot).String())
 	m.b, m.prefix = raw(t, m.node, bus.AsPeople().String())
 	// Replies come back to one inbox per asker's inbox.

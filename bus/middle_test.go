@@ -438,7 +438,7 @@ func TestLostRequestIsSentAgain(t *testing.T) {
 // A request whose signed bytes were changed by someone who can seal: the holder
 // of the node's key asks in the name of a member.
 func TestNobodyAsksInAnothersName(t *testing.T) {
-	w, url := newWorld(t), serve(t, "").URL()
+	w, url := newWorld(t), serve(t).URL()
 	n := w.start(t, slot, newKeys(t), url)
 	hb, err := w.client(t, w.member, url).Hello(ctx(t), slot)
 	must(t, err)

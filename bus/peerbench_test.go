@@ -13,7 +13,7 @@ func BenchmarkPeersMesh(b *testing.B) {
 	const nodes = 50
 	for range b.N {
 		b.StopTimer()
-		w, urls := newWorld(b), []string{serve(b, "").URL()}
+		w, urls := newWorld(b), []string{serve(b).URL()}
 		var peers []*peer
 		for i := range nodes {
 			k, s := newKeys(b), slotNamed(fmt.Sprint(i))
@@ -45,7 +45,7 @@ func BenchmarkPeersMesh(b *testing.B) {
 
 // BenchmarkPeerCall is a call between two nodes that know each other.
 func BenchmarkPeerCall(b *testing.B) {
-	w, urls := newWorld(b), []string{serve(b, "").URL()}
+	w, urls := newWorld(b), []string{serve(b).URL()}
 	p, q := pair(b, w, urls, urls)
 	body := make([]byte, 1500)
 	for range b.N {

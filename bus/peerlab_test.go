@@ -103,7 +103,7 @@ type between struct {
 // newBetween passes what nodes on the left send to one node on the right.
 func newBetween(t testing.TB, to canon.Hash) *between {
 	t.Helper()
-	m := &between{left: serve(t, "").URL(), right: serve(t, "").URL(), to: to}
+	m := &between{left: serve(t).URL(), right: serve(t).URL(), to: to}
 	m.a, _ = raw(t, m.left, bus.AsNode(to).String())
 	m.b, m.prefix = raw(t, m.right, bus.AsNode(slotNamed("nobody")).String())
 	back := map[string]string{}

@@ -26,7 +26,7 @@ func pair(t testing.TB, w *world, left, right []string) (a, b *peer) {
 }
 
 func TestNodesCallEachOther(t *testing.T) {
-	w, urls := newWorld(t), []string{serve(t, "").URL()}
+	w, urls := newWorld(t), []string{serve(t).URL()}
 	a, b := pair(t, w, urls, urls)
 	for _, body := range []string{"", "x", strings.Repeat("y", bus.MaxPeerBody-32)} {
 		a.echo(t, ctx(t), b, body)
@@ -57,7 +57,7 @@ func TestNodesCallEachOther(t *testing.T) {
 
 // Both nodes' clocks may say anything: nothing depends on the time of day.
 func TestPeersNeedNoTimeOfDay(t *testing.T) {
-	w, urls := newWorld(t), []string{serve(t, "").URL()}
+	w, urls := newWorld(t), []string{serve(t).URL()}
 	ka, kb := newKeys(t), newKeys(t)
 	w.bind(slotNamed("a"), 1, ka)
 	w.bind(slotNamed("b"), 1, kb)
@@ -80,7 +80,7 @@ func TestPeersNeedNoTimeOfDay(t *testing.T) {
 }
 
 func TestRestartedPeerIsFoundAtOnce(t *testing.T) {
-	w, urls := newWorld(t), []string{serve(t, "").URL()}
+	w, urls := newWorld(t), []string{serve(t).URL()}
 	a, b := pair(t, w, urls, urls)
 	a.echo(t, ctx(t), b, "1")
 	b.stop()
@@ -98,7 +98,7 @@ func TestRestartedPeerIsFoundAtOnce(t *testing.T) {
 
 // A slot whose keys change is reached again without anybody's help, within a call.
 func TestRekeyedPeerHeals(t *testing.T) {
-	w, urls := newWorld(t), []string{serve(t, "").URL()}
+	w, urls := newWorld(t), []string{serve(t).URL()}
 	a, b := pair(t, w, urls, urls)
 	a.echo(t, ctx(t), b, "1")
 	b.echo(t, ctx(t), a, "2")
@@ -125,7 +125,7 @@ func TestRekeyedPeerHeals(t *testing.T) {
 
 // What the ledger does not bind is not believed, whoever it is.
 func TestUnboundPeersAreRefused(t *testing.T) {
-	w, urls := newWorld(t), []string{serve(t, "").URL()}
+	w, urls := newWorld(t), []string{serve(t).URL()}
 	a, b := pair(t, w, urls, urls)
 	brief := func() context.Context {
 		c, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -163,7 +163,7 @@ func TestUnboundPeersAreRefused(t *testing.T) {
 }
 
 func TestOnlyKnownPeersMayCall(t *testing.T) {
-	w, urls := newWorld(t), []string{serve(t, "").URL()}
+	w, urls := newWorld(t), []string{serve(t).URL()}
 	ka, kb := newKeys(t), newKeys(t)
 	w.bind(slotNamed("a"), 1, ka)
 	w.bind(slotNamed("b"), 1, kb)
@@ -189,7 +189,7 @@ func TestOnlyKnownPeersMayCall(t *testing.T) {
 // Two servers: a call is answered as long as one carries both ways, and a request
 // that comes over both runs once.
 func TestPeersSurviveTheLossOfAServer(t *testing.T) {
-	w, s1, s2 := newWorld(t), serve(t, ""), serve(t, "")
+	w, s1, s2 := newWorld(t), serve(t), serve(t)
 	urls := []string{s1.URL(), s2.URL()}
 	a, b := pair(t, w, urls, urls)
 	bothUp(t, a.conn)
@@ -213,7 +213,7 @@ func TestPeersSurviveTheLossOfAServer(t *testing.T) {
 func TestServerThatSwallowsAnswersIsNoObstacle(t *testing.T) {
 	w := newWorld(t)
 	m := newBetween(t, slotNamed("b"))
-	good := serve(t, "").URL()
+	good := serve(t).URL()
 	a, b := pair(t, w, []string{m.left, good}, []string{m.right, good})
 	bothUp(t, a.conn)
 	bothUp(t, b.conn)
@@ -237,7 +237,7 @@ func bothUp(t testing.TB, c *bus.Conn) {
 
 // A caller that keeps a node busy takes nothing from the others.
 func TestBusyPeerLeavesRoomForOthers(t *testing.T) {
-	w, urls := newWorld(t), []string{serve(t, "").URL()}
+	w, urls := newWorld(t), []string{serve(t).URL()}
 	a, b := pair(t, w, urls, urls)
 	kc := newKeys(t)
 	w.bind(slotNamed("c"), 1, kc)

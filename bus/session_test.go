@@ -32,7 +32,7 @@ func (w *world) sessionClient(t testing.TB, s *bus.Credential, urls ...string) *
 }
 
 func TestSessionReadsWithoutTheAccountsKey(t *testing.T) {
-	w, url := newWorld(t), serve(t, "").URL()
+	w, url := newWorld(t), serve(t).URL()
 	n := w.start(t, slot, newKeys(t), url)
 	n.HandleStream(bus.MethodLogs, numbers(2*bus.Window, leave))
 	key := &counted{Signer: w.member}
@@ -64,7 +64,7 @@ func TestSessionReadsWithoutTheAccountsKey(t *testing.T) {
 }
 
 func TestSessionGivesNoMoreThanItsAccountHas(t *testing.T) {
-	w, url := newWorld(t), serve(t, "").URL()
+	w, url := newWorld(t), serve(t).URL()
 	w.start(t, slot, newKeys(t), url)
 	s, err := bus.NewSession(ctx(t), grid, w.outsider, time.Now(), time.Hour)
 	must(t, err)
@@ -75,7 +75,7 @@ func TestSessionGivesNoMoreThanItsAccountHas(t *testing.T) {
 }
 
 func TestSessionEnds(t *testing.T) {
-	w, url := newWorld(t), serve(t, "").URL()
+	w, url := newWorld(t), serve(t).URL()
 	n := w.start(t, slot, newKeys(t), url)
 	s, err := bus.NewSession(ctx(t), grid, w.member, time.Now(), time.Hour)
 	must(t, err)
@@ -94,7 +94,7 @@ func TestSessionEnds(t *testing.T) {
 
 // A stream does not outlive the session that opened it.
 func TestStreamEndsWithItsSession(t *testing.T) {
-	w, url := newWorld(t), serve(t, "").URL()
+	w, url := newWorld(t), serve(t).URL()
 	n := w.start(t, slot, newKeys(t), url)
 	n.HandleStream(bus.MethodLogs, numbers(0, stay))
 	s, err := bus.NewSession(ctx(t), grid, w.member, time.Now(), 3*time.Second)
@@ -114,7 +114,7 @@ func TestStreamEndsWithItsSession(t *testing.T) {
 // Whoever steals a session's statement has not its key, and who has a key of his
 // own has no session of the account.
 func TestSessionsAreNotMadeByOthers(t *testing.T) {
-	w, url := newWorld(t), serve(t, "").URL()
+	w, url := newWorld(t), serve(t).URL()
 	n := w.start(t, slot, newKeys(t), url)
 	mine := signer(t)
 	forge := func(by sign.Signer, change func(*bus.Session)) []byte {

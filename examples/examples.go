@@ -7,3 +7,8 @@ import _ "embed"
 //
 //go:embed hello.yaml
 var Hello []byte
+
+// Shop is shop.yaml: a page, its database and a client on a private network.
+//
+//go:embed shop.yaml
+var Shop []byte

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -160,24 +161,52 @@ func TestTwoWorkloadsDoNotShareTheSameRoom(t *testing.T) {
 	}
 }
 
-func TestExamplesAreValid(t *testing.T) {
-	data, err := os.ReadFile("../examples/hello.yaml")
-	if err != nil {
-		t.Fatal(err)
+// TestExamplesCanBePlanned on the nodes of these tests, whatever their images.
+func TestExamplesCanBePlanned(t *testing.T) {
+	files, err := filepath.Glob("../examples/*.yaml")
+	if err != nil || len(files) < 2 {
+		t.Fatalf("found %v, %v", files, err)
 	}
-	if _, err := Parse("hello.yaml", data); err != nil {
-		t.Fatal(err)
+	f := facts()
+	image := f.Image
+	f.Image = func(ctx context.Context, _ string) (Image, error) { return image(ctx, "red/web:1") }
+	for i := range f.Nodes {
+		f.Nodes[i].Free = contract.Capacity{CPU: 4000, Memory: 4 << 30, Disk: 16 << 30}
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := resolve(t, string(data), f); err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
 	}
 }
 
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
+	f.Add([]byte(shop))
 	f.Add([]byte("a: &x [*x, *x]"))
 	f.Add([]byte("\t"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		d, err := Parse("f", data)
 		if err == nil && (d.Name == "" || len(d.Workloads) == 0) {
 			t.Fatalf("accepted %q without a name or a workload", data)
+		}
+		if err == nil {
+			f := facts()
+			f.Image = func(context.Context, string) (Image, error) {
+				return Image{Flist: canon.Sum([]byte("image")), Config: flist.Config{Entrypoint: []string{"/web"}}}, nil
+			}
+			var mistakes *Error
+			if p, err := Resolve(t.Context(), d, f); err == nil {
+				if _, err := plan.Encode(p); err != nil {
+					t.Fatalf("the ledger would refuse the plan of %q: %v", data, err)
+				}
+			} else if !errors.As(err, &mistakes) {
+				t.Fatalf("%q: %v has no place", data, err)
+			}
 		}
 		if err != nil && err.Error() == "" {
 			t.Fatal("an error without words")

@@ -77,20 +77,16 @@ func Pin(c *x509.Certificate) []byte {
 // its pin, or without one by the system's roots. ctx bounds dialing and
 // handshake. Codes: "rendezvous-unreachable", "rendezvous-untrusted".
 func Dial(ctx context.Context, a Address, alpn string) (net.Conn, error) {
-	return dial(ctx, a, alpn, nil, nil)
+	return dial(ctx, a, alpn)
 }
 
-// dial is Dial; own certificates are shown to servers that ask. base may be nil.
-func dial(ctx context.Context, a Address, alpn string, own []tls.Certificate, base *net.Dialer) (*tls.Conn, error) {
-	if base == nil {
-		base = &net.Dialer{}
-	}
-	raw, err := base.DialContext(ctx, "tcp", a.Host)
+func dial(ctx context.Context, a Address, alpn string) (*tls.Conn, error) {
+	raw, err := new(net.Dialer).DialContext(ctx, "tcp", a.Host)
 	if err != nil {
 		return nil, problem.New("rendezvous-unreachable", "connect to %s: %w", a.Host, err).
 			WithFix("check that the server runs and that its address is right")
 	}
-	c := tls.Client(raw, ClientTLS(a, alpn, own...))
+	c := tls.Client(raw, ClientTLS(a, alpn))
 	if err := c.HandshakeContext(ctx); err != nil {
 		raw.Close()
 		if errors.Is(err, errPin) || errors.As(err, new(*tls.CertificateVerificationError)) {
@@ -109,7 +105,7 @@ func dial(ctx context.Context, a Address, alpn string, own []tls.Certificate, ba
 var errPin = errors.New("the server's key is not the pinned one")
 
 // ClientTLS is the configuration with which Dial proves a server, for those who
-// bring their own connection.
+// bring their own connection; own certificates are shown to servers that ask.
 func ClientTLS(a Address, alpn string, own ...tls.Certificate) *tls.Config {
 	host, _, err := net.SplitHostPort(a.Host)
 	if err != nil {
@@ -120,6 +116,8 @@ func ClientTLS(a Address, alpn string, own ...tls.Certificate) *tls.Config {
 		NextProtos:   []string{alpn},
 		ServerName:   host,
 		Certificates: own,
+		// Packets queue up: full records from the beginning.
+		DynamicRecordSizingDisabled: true,
 	}
 	if len(a.Pin) > 0 {
 		cfg.InsecureSkipVerify = true // the pin replaces names and roots
@@ -132,4 +130,3 @@ func ClientTLS(a Address, alpn string, own ...tls.Certificate) *tls.Config {
 	}
 	return cfg
 }
-

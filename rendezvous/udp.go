@@ -1,0 +1,254 @@
+package rendezvous
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/rendezvous/wire"
+)
+
+// tiers are the sizes of datagrams that are tried, in bytes: of the smallest
+// path that IPv6 allows, of Ethernet, and of a full WireGuard packet, which needs
+// two fragments on Ethernet. Packets larger than what passes go by TLS.
+var tiers = [...]int{1232, 1452, 1600}
+
+// firstTries is how often each size is tried at once; later it is with each ping.
+const firstTries = 4
+
+// udp is the datagrams of one session.
+type udp struct {
+	session *session
+	conn    *net.UDPConn
+	raw     syscall.RawConn
+	sealer  *wire.Sealer
+	opener  *wire.Opener
+	most    atomic.Int64 // bytes of the largest datagram that passes; 0: use TLS
+	active  atomic.Int64 // when a packet went or came by UDP, or is said to have
+	heard   atomic.Int64
+
+	mu   sync.Mutex // of what follows
+	buf  wire.Buffer
+	out  []byte
+	fail error
+	emit func(fd uintptr) bool // writes out, without waiting
+	tier [len(tiers)]tier
+}
+
+// tier is what is known of one size.
+type tier struct {
+	asked int64 // when the oldest ping without an answer was sent; 0: none
+	last  int64 // when the last one was sent
+	tries int   // pings so far
+	alive bool
+}
+
+func newUDP(s *session, id [wire.SessionSize]byte, ours, theirs [32]byte) (*udp, error) {
+	if !s.remote.IsValid() {
+		return nil, errors.New("the server's address is not known")
+	}
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(s.remote))
+	if err != nil {
+		return nil, err
+	}
+	u := &udp{session: s, conn: conn}
+	u.emit = func(fd uintptr) bool {
+		_, err := unix.SendmsgN(int(fd), u.out, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		u.fail = err
+		return true // also when it would block: the packet is lost, nobody waits
+	}
+	if u.raw, err = conn.SyscallConn(); err == nil {
+		if u.sealer, err = wire.NewSealer(id, ours); err == nil {
+			u.opener, err = wire.NewOpener(theirs)
+		}
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	conn.SetReadBuffer(1 << 20) // as much as the kernel allows
+	return u, nil
+}
+
+// send sends a packet, if datagrams of its size pass.
+func (u *udp) send(to canon.Hash, kind byte, packet []byte) bool {
+	if int64(wire.PacketOverhead+1+len(packet)) > u.most.Load() {
+		return false
+	}
+	u.active.Store(u.session.client.now())
+	var head [canon.HashSize + 1]byte
+	copy(head[:], to[:])
+	head[canon.HashSize] = kind
+	return u.write(wire.Send, head[:], packet, 0)
+}
+
+// write seals and sends. False: the kernel refused it for good.
+func (u *udp) write(t wire.Type, x, y []byte, pad int) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.out = u.sealer.Seal(&u.buf, t, x, y, pad); u.out == nil {
+		return false
+	}
+	err := u.raw.Write(u.emit)
+	// What the path refused (too large, no route, an ICMP error of an earlier
+	// one) goes by TLS; a full buffer loses it, as networks do.
+	return err == nil && (u.fail == nil || errors.Is(u.fail, unix.EAGAIN))
+}
+
+// read takes datagrams until the socket is closed.
+func (u *udp) read() {
+	b := new(wire.Buffer)
+	for {
+		n, err := u.conn.Read(b.B[:])
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			continue // an ICMP error of an earlier datagram
+		}
+		t, body, _, err := u.opener.Open(b, n)
+		if err != nil {
+			continue
+		}
+		now := u.session.client.now()
+		u.heard.Store(now)
+		switch t {
+		case wire.Recv:
+			from, packet, err := wire.Packet(body)
+			if err != nil {
+				continue
+			}
+			u.active.Store(now)
+			u.session.received(from, packet)
+		case wire.Pong:
+			u.ponged(n, body, now)
+		}
+	}
+}
+
+// used says that the server sends datagrams here.
+func (u *udp) used(now int64) {
+	u.active.Store(now)
+	u.session.client.busy.Store(true)
+	u.session.client.stir()
+}
+
+// pingAll asks about every size.
+func (u *udp) pingAll(now int64) {
+	for i := range tiers {
+		u.ping(i, now)
+	}
+}
+
+// ping asks whether datagrams of a size pass, both ways, and tells the server up
+// to which size it may send.
+func (u *udp) ping(i int, now int64) {
+	u.mu.Lock()
+	t := &u.tier[i]
+	if t.asked == 0 {
+		t.asked = now
+	}
+	t.last = now
+	t.tries++
+	u.mu.Unlock()
+	var body [10]byte
+	putTime(body[:], now)
+	binary.BigEndian.PutUint16(body[8:], uint16(u.most.Load()))
+	u.write(wire.Ping, body[:], nil, tiers[i]-wire.Overhead-len(body))
+}
+
+// ponged notes that datagrams of n bytes pass.
+func (u *udp) ponged(n int, body []byte, now int64) {
+	if len(body) < 8 {
+		return
+	}
+	u.mu.Lock()
+	for i, size := range tiers {
+		if n == size {
+			t := &u.tier[i]
+			if at := getTime(body); at > 0 && at <= t.last {
+				t.asked, t.alive = 0, true
+			}
+		}
+	}
+	u.mu.Unlock()
+	if u.settle() {
+		u.ping(0, now) // tells the server
+	}
+}
+
+// settle works out which sizes pass; true if that has changed.
+func (u *udp) settle() bool {
+	u.mu.Lock()
+	var most int64
+	for i, size := range tiers {
+		if !u.tier[i].alive {
+			break
+		}
+		most = int64(size)
+	}
+	changed := u.most.Swap(most) != most
+	u.mu.Unlock()
+	if changed {
+		u.session.client.changed()
+	}
+	return changed
+}
+
+// check asks again where it is time, and gives up sizes that are silent; tend
+// calls it.
+func (u *udp) check(now int64) {
+	p := u.session.client.cfg.Periods
+	every := int64(p.Ping)
+	busy := u.most.Load() > 0 && now-u.active.Load() < int64(4*p.Probe)
+	if busy {
+		every = int64(p.Probe)
+	}
+	var ask []int
+	u.mu.Lock()
+	top := 0
+	for i := range u.tier {
+		t := &u.tier[i]
+		if t.alive {
+			top = i
+		}
+		if t.alive && t.asked != 0 && now-t.asked > int64(p.Silent) {
+			t.alive = false
+		}
+	}
+	for i := range u.tier {
+		t := &u.tier[i]
+		wait := every
+		if busy && i != 0 && i != top {
+			wait = int64(p.Ping) // only what is in use is asked about often
+		}
+		// At first, and when an answer is due, it is asked again soon.
+		if t.tries < firstTries || t.alive && t.asked != 0 {
+			wait = min(wait, int64(p.Probe))
+		}
+		if now-t.last >= wait {
+			if !t.alive {
+				t.asked = 0
+			}
+			ask = append(ask, i)
+		}
+	}
+	u.mu.Unlock()
+	had := u.most.Load()
+	if u.settle() && u.most.Load() < had {
+		if u.most.Load() == 0 {
+			u.session.control(wire.UDPOff, nil)
+		} else {
+			u.ping(0, now)
+		}
+	}
+	for _, i := range ask {
+		u.ping(i, now)
+	}
+}

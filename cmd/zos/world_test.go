@@ -46,10 +46,11 @@ func newWorld(t *testing.T) *world {
 	validator := w.serve("ledger", append(genesis, "--dir", w.path("ledger"), "--validator-key", w.path("validator.seed"))...)
 	witness := w.serve("ledger", append(genesis, "--dir", w.path("witness"), "--peer", validator["p2p"])...)
 	hub := w.serve("hub", "--dir", w.path("hub"), "--listen", "127.0.0.1:0")
-	bus := w.serve("bus", "--listen", "127.0.0.1:0")
-	w.urls = map[string]string{"ledger": validator["url"], "witness": witness["url"], "hub": hub["url"], "bus": bus["url"]}
+	meeting := w.serve("rendezvous", "--dir", w.path("rendezvous"), "--listen", "127.0.0.1:0",
+		"--genesis", w.path("genesis.cbor"), "--ledger", validator["url"], "--ledger", witness["url"])
+	w.urls = map[string]string{"ledger": validator["url"], "witness": witness["url"], "hub": hub["url"], "rendezvous": meeting["url"]}
 	w.zos("context", "create", "test", "--genesis", w.path("genesis.cbor"), "--ledger", validator["url"], "--ledger", witness["url"],
-		"--hub", hub["url"], "--bus", bus["url"], "--hub-dir", w.path("hub"))
+		"--hub", hub["url"], "--rendezvous", meeting["url"], "--hub-dir", w.path("hub"))
 	w.found()
 	return w
 }
@@ -95,13 +96,20 @@ func (w *world) join(slotID string) {
 	home, err := c.Farm(ctx, farmID)
 	w.must(err)
 
+	var members []sign.PublicKey // of group demo
+	for _, who := range []string{"red", "green", "blue"} {
+		signer, err := c.Signer(ctx, who)
+		w.must(err)
+		members = append(members, signer.Public())
+	}
+
 	_, key, err := sign.Generate()
 	w.must(err)
 	var seed [32]byte
 	_, _ = rand.Read(seed[:])
 	sealing, err := seal.KeyFromSeed(seed)
 	w.must(err)
-	conn, err := bus.Connect(bus.ConnConfig{URLs: known.Buses, Role: bus.AsNode(slot)})
+	conn, err := bus.Connect(bus.ConnConfig{URLs: known.Rendezvous, Role: bus.AsNode(slot)})
 	w.must(err)
 	w.t.Cleanup(conn.Close)
 	nonce := [16]byte{1}
@@ -112,11 +120,18 @@ func (w *world) join(slotID string) {
 	w.must(err)
 
 	n, err := bus.NewNode(bus.NodeConfig{Conn: conn, Grid: known.Grid(), Slot: slot, Epoch: epoch, BootNonce: nonce, Signer: key, Sealing: sealing, Release: 1,
-		Facts:  func(context.Context, canon.Hash) (bus.Facts, error) { return bus.Facts{FarmKey: home.Key}, nil },
+		Facts: func(_ context.Context, contract canon.Hash) (bus.Facts, error) {
+			return bus.Facts{FarmKey: home.Key, Contract: !contract.IsZero(), Members: members}, nil
+		},
 		Status: func() bus.Status { return bus.Status{Ready: true, Head: 7} }})
 	w.must(err)
 	n.HandleCall(bus.MethodResources, func(context.Context, bus.Query) ([]byte, error) {
 		return canon.Marshal(protocol.Resources{Mounts: []string{"/data"}, Processes: []string{"zosd"}, Bytes: 12, Files: 3, Cached: 4096})
+	})
+	n.HandleCall(bus.MethodNetwork, func(context.Context, bus.Query) ([]byte, error) {
+		return canon.Marshal(protocol.NetworkStatus{Slot: slot, Networks: []protocol.Network{{
+			Name: "front", Keys: []protocol.NetworkKey{{Device: "wg0", Engine: protocol.EngineKernel, Epoch: 7, PublicKey: make([]byte, 32)}},
+			Firewall: protocol.Check{OK: true}, Resolver: protocol.Check{OK: true}}}})
 	})
 	n.HandleCall(bus.MethodNode, func(context.Context, bus.Query) ([]byte, error) {
 		return canon.Marshal(protocol.NodeStatus{Slot: slot, Epoch: epoch, Release: 1, Store: "disk", Uptime: 61})

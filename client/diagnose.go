@@ -282,7 +282,7 @@ func (d *diagnosis) keys() finding {
 			return fault
 		}
 	}
-	return good("%s uses key epoch %d, %s epoch %d, as the other knows it; post-quantum key of %s ago",
+	return good("each knows the other's: %s epoch %d, %s epoch %d; post-quantum key of %s ago",
 		d.nameA, newest(d.atA).Epoch, d.nameB, newest(d.atB).Epoch, span(d.toB.PSK))
 }
 
@@ -361,7 +361,11 @@ func (d *diagnosis) firewall() finding {
 				"the rules on %s are not in force: %s", side.node, orElse(side.at.Firewall.Detail, "no reason is given"))
 		}
 	}
-	return good("%s; the rules are in force on both nodes", by)
+	where := d.nameA
+	if d.nameB != d.nameA {
+		where += " and " + d.nameB
+	}
+	return good("%s; the rules are in force on %s", by, where)
 }
 
 func portOf(p Port) string {

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -59,7 +61,8 @@ func (a *app) showDiagnosis(d client.Diagnosis) error {
 			if !s.OK {
 				mark = a.paint(a.out, bad, "✗ ")
 			}
-			fmt.Fprintf(a.out, "%s  %-9s %s\n", mark, s.Name, printable(s.Detail))
+			const indent = 14
+			fmt.Fprintf(a.out, "%s  %-9s %s\n", mark, s.Name, wrapped(printable(s.Detail), 100-indent, strings.Repeat(" ", indent)))
 		}
 	}
 	if d.OK {
@@ -70,6 +73,28 @@ func (a *app) showDiagnosis(d client.Diagnosis) error {
 	}
 	last := d.Steps[len(d.Steps)-1]
 	return problem.New("workloads-apart", "%s can't reach %s: %s", d.From, d.To, last.Name).WithFix("%s", last.Fix)
+}
+
+// wrapped breaks a line between words so that none is longer than width, as far as
+// words allow, and indents all but the first.
+func wrapped(s string, width int, indent string) string {
+	var b strings.Builder
+	have := 0
+	for i, word := range strings.Fields(s) {
+		n := utf8.RuneCountInString(word)
+		switch {
+		case i == 0:
+		case have+1+n > width:
+			b.WriteString("\n" + indent)
+			have = 0
+		default:
+			b.WriteByte(' ')
+			have++
+		}
+		b.WriteString(word)
+		have += n
+	}
+	return b.String()
 }
 
 // completeWorkloads completes a contract with networks and two of its workloads.

@@ -181,6 +181,14 @@ func TestADiagnosisForPeople(t *testing.T) {
 	}
 }
 
+func TestLongLinesAreBrokenBetweenWords(t *testing.T) {
+	for in, want := range map[string]string{"": "", "one": "one", "one two": "one two", "one twos": "one\n  twos", "muchtoolong a b": "muchtoolong\n  a b", "é é é é é": "é é é é\n  é"} {
+		if got := wrapped(in, 7, "  "); got != want {
+			t.Errorf("%q becomes %q, want %q", in, got, want)
+		}
+	}
+}
+
 func TestQuantitiesOfNetworks(t *testing.T) {
 	for _, c := range [][2]string{
 		{span(0), "0s"}, {span(119), "119s"}, {span(120), "2m"}, {span(7200), "2h"}, {span(1 << 62), "99420d"},

@@ -28,7 +28,7 @@ type Segment struct {
 
 	queue dues
 	seq   uint64
-	last  map[[2]*port]time.Time // when the last frame in order is due
+	lanes map[[2]*port]*lane
 	wake  chan struct{}
 	done  chan struct{}
 }
@@ -37,6 +37,12 @@ type Segment struct {
 type siteRoute struct {
 	prefix netip.Prefix
 	via    netip.Addr
+}
+
+// lane is what goes from one port to another in order.
+type lane struct {
+	last    time.Time // when the last of them is due
+	waiting int       // how many are not delivered yet, due or not
 }
 
 // port is where something is plugged in.
@@ -52,7 +58,7 @@ func (l *Lab) Segment(name string, prefixes ...string) *Segment {
 	l.tb.Helper()
 	s := &Segment{
 		lab: l, name: name, ports: map[*port]struct{}{}, learned: map[[6]byte]*port{},
-		given: map[netip.Prefix]netip.Addr{}, used: map[netip.Addr]bool{}, last: map[[2]*port]time.Time{},
+		given: map[netip.Prefix]netip.Addr{}, used: map[netip.Addr]bool{}, lanes: map[[2]*port]*lane{},
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	for _, p := range prefixes {
@@ -120,9 +126,9 @@ func (s *Segment) unplug(p *port) {
 			delete(s.learned, mac)
 		}
 	}
-	for pair := range s.last {
+	for pair := range s.lanes {
 		if pair[0] == p || pair[1] == p {
-			delete(s.last, pair)
+			delete(s.lanes, pair)
 		}
 	}
 }
@@ -183,19 +189,26 @@ func (s *Segment) forward(from *port, p Packet, now time.Time, instantly []due) 
 			return
 		}
 		at, pair := now.Add(delay+d), [2]*port{from, to}
-		inOrder := !late && !l
-		if last, queued := s.last[pair]; queued && inOrder && at.Before(last) {
-			at = last
+		var in *lane // nil for a frame that others may overtake
+		if !late && !l {
+			if in = s.lanes[pair]; in == nil {
+				in = &lane{}
+				s.lanes[pair] = in
+			}
+			if at.Before(in.last) {
+				at = in.last
+			}
 		}
-		if !at.After(now) {
+		if !at.After(now) && (in == nil || in.waiting == 0) {
 			instantly = append(instantly, due{to: to, frame: p.Frame})
 			return
 		}
-		if inOrder {
-			s.last[pair] = at
+		if in != nil {
+			in.last = at
+			in.waiting++
 		}
 		s.seq++
-		heap.Push(&s.queue, due{at: at, seq: s.seq, to: to, frame: p.Frame})
+		heap.Push(&s.queue, due{at: at, seq: s.seq, to: to, frame: p.Frame, lane: in})
 		if s.queue[0].seq == s.seq {
 			select {
 			case s.wake <- struct{}{}:

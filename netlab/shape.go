@@ -73,6 +73,7 @@ type due struct {
 	seq   uint64 // keeps the order of frames that are due together
 	to    *port
 	frame []byte
+	lane  *lane // nil if it may be overtaken
 }
 
 type dues []due
@@ -116,6 +117,13 @@ func (s *Segment) clockwork() {
 			d.to.write(d.frame)
 		}
 		if len(ready) > 0 {
+			s.mu.Lock()
+			for _, d := range ready {
+				if d.lane != nil {
+					d.lane.waiting--
+				}
+			}
+			s.mu.Unlock()
 			continue
 		}
 		timer.Reset(wait)

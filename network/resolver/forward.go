@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/zero-os/zos/linux/netns"
 )
 
 // ask takes a question to the upstream and turns its answer into ours; reply is
@@ -89,14 +91,14 @@ func answers(q, got *dns.Msg) error {
 const oneServer = 1500 * time.Millisecond
 
 // Forward makes an Upstream that asks servers, one after the other, with sockets
-// in the namespace of the file descriptor netns; -1 is the caller's own. servers
+// in the namespace of the file descriptor ns; -1 is the caller's own. servers
 // is called for each question: what a node's lease says may change. An answer
 // that was cut is asked for again by TCP.
 //
 // For egress "exit" the server is the exit node's resolver (its router's address)
 // and the namespace this router's, so that the question crosses the network
 // encrypted and leaves the grid where the workload's packets do.
-func Forward(netns int, servers func() []netip.AddrPort) Upstream {
+func Forward(ns int, servers func() []netip.AddrPort) Upstream {
 	return func(ctx context.Context, _ string, query []byte) ([]byte, error) {
 		list := servers()
 		if len(list) == 0 {
@@ -104,7 +106,7 @@ func Forward(netns int, servers func() []netip.AddrPort) Upstream {
 		}
 		var errs []error
 		for _, at := range list[:min(len(list), maxNameservers)] {
-			b, err := forwardTo(ctx, netns, at, query)
+			b, err := forwardTo(ctx, ns, at, query)
 			if err == nil {
 				return b, nil
 			}
@@ -117,10 +119,10 @@ func Forward(netns int, servers func() []netip.AddrPort) Upstream {
 	}
 }
 
-func forwardTo(ctx context.Context, netns int, at netip.AddrPort, query []byte) ([]byte, error) {
+func forwardTo(ctx context.Context, ns int, at netip.AddrPort, query []byte) ([]byte, error) {
 	wait, cancel := context.WithTimeout(ctx, oneServer)
 	defer cancel()
-	b, err := exchange(wait, netns, "udp", at, query)
+	b, err := exchange(wait, ns, "udp", at, query)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +130,7 @@ func forwardTo(ctx context.Context, netns int, at netip.AddrPort, query []byte) 
 	if len(b) > 2 && b[2]&truncated != 0 {
 		again, cancel := context.WithTimeout(ctx, oneServer)
 		defer cancel()
-		return exchange(again, netns, "tcp", at, query)
+		return exchange(again, ns, "tcp", at, query)
 	}
 	if len(b) > 3 {
 		switch int(b[3] & 0xF) {
@@ -141,8 +143,8 @@ func forwardTo(ctx context.Context, netns int, at netip.AddrPort, query []byte) 
 
 // exchange sends one query from a socket of its own, so that each has a port that
 // nobody knows, and returns the first answer with its id.
-func exchange(ctx context.Context, netns int, network string, at netip.AddrPort, query []byte) ([]byte, error) {
-	c, err := dial(ctx, netns, network+family(at.Addr()), at)
+func exchange(ctx context.Context, ns int, network string, at netip.AddrPort, query []byte) ([]byte, error) {
+	c, err := dial(ctx, ns, network+family(at.Addr()), at)
 	if err != nil {
 		return nil, err
 	}
@@ -192,15 +194,15 @@ func because(ctx context.Context, err error) error {
 
 // dial makes a connected socket in a namespace. Its address is literal, so Go
 // makes it on the calling thread.
-func dial(ctx context.Context, netns int, network string, at netip.AddrPort) (c net.Conn, err error) {
+func dial(ctx context.Context, ns int, network string, at netip.AddrPort) (c net.Conn, err error) {
 	connect := func() error {
 		c, err = (&net.Dialer{FallbackDelay: -1}).DialContext(ctx, network, at.String())
 		return err
 	}
-	if netns < 0 {
+	if ns < 0 {
 		err = connect()
 		return c, err
 	}
-	err = inNamespace(netns, connect)
+	err = netns.Do(ns, connect)
 	return c, err
 }

@@ -14,11 +14,12 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
+	vnetns "github.com/vishvananda/netns"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/linux/netns"
 	"github.com/zero-os/zos/spec/plan"
 )
 
@@ -144,7 +145,7 @@ func namespaceFD(t testing.TB) int {
 
 func handle(t testing.TB, fd int) *netlink.Handle {
 	t.Helper()
-	h, err := netlink.NewHandleAt(netns.NsHandle(fd))
+	h, err := netlink.NewHandleAt(vnetns.NsHandle(fd))
 	must(t, err)
 	t.Cleanup(h.Close)
 	return h
@@ -172,7 +173,7 @@ func (l *lab) dialFrom(network, from, to string) (c net.Conn, err error) {
 	} else {
 		d.LocalAddr = &net.TCPAddr{IP: src.AsSlice()}
 	}
-	err = inNamespace(l.inside, func() error {
+	err = netns.Do(l.inside, func() error {
 		c, err = d.Dial(network+family(src), to)
 		return err
 	})
@@ -272,7 +273,7 @@ func newWorld(t testing.TB, fd int) *world {
 	w := &world{}
 	var p net.PacketConn
 	var l net.Listener
-	must(t, inNamespace(fd, func() (err error) {
+	must(t, netns.Do(fd, func() (err error) {
 		if p, err = net.ListenPacket("udp4", upstreamAddr+":53"); err != nil {
 			return err
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/miekg/dns"
 	"pgregory.net/rapid"
 
+	"github.com/zero-os/zos/linux/netns"
 	"github.com/zero-os/zos/spec/plan"
 )
 
@@ -146,7 +147,7 @@ func TestTheCLibraryFindsNames(t *testing.T) {
 		cmd := exec.CommandContext(t.Context(), "unshare", "-m", "sh", "-c", `mount --bind "$1" /etc/resolv.conf && mount --bind "$2" /etc/hosts && exec getent ahostsv4 "$3"`, "sh", resolv, hosts, name)
 		var out, errs bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &errs
-		err := inNamespace(l.inside, func() error { return cmd.Start() })
+		err := netns.Do(l.inside, func() error { return cmd.Start() })
 		must(t, err)
 		err = cmd.Wait()
 		if (err != nil) != (want == "") || !strings.Contains(out.String()+" ", want+" ") {

@@ -68,7 +68,7 @@ type Config struct {
 	Logger  *slog.Logger // nil: silent
 }
 
-// Device is one WireGuard interface. Its methods may be called from several
+// Device is one WireGuard interface, up from the start. Its methods may be called from several
 // goroutines; after Close they fail with net.ErrClosed.
 type Device interface {
 	Name() string
@@ -79,8 +79,10 @@ type Device interface {
 	// Sessions and path stay; a new preshared key counts from the next handshake.
 	SetPeer(p Peer) error
 	RemovePeer(peer Key) error // removing a peer that is not there is no error
-	// SetPath sends the peer's packets directly to an address; the zero AddrPort:
-	// through the relay. fs.ErrNotExist: no such peer.
+	// SetPath sends the peer's packets directly to an address (not a link-local
+	// IPv6 one); the zero AddrPort: through the relay. fs.ErrNotExist: no such
+	// peer. A packet of the peer's that is still under way on the old path moves
+	// it back; Stats tells, and then SetPath is called again.
 	SetPath(peer Key, direct netip.AddrPort) error
 	// FromRelay takes a packet that the relay brought from peer; it keeps no
 	// reference to it. It never blocks: what is too much is dropped, as a network
@@ -92,6 +94,9 @@ type Device interface {
 	SendProbe(to netip.AddrPort, b []byte) error
 	Stats() ([]PeerStats, error) // sorted by public key
 	Close() error                // deletes the interface and every socket; a second call does nothing
+	// Leave frees what this process holds and lets a kernel interface live on,
+	// with its sessions, for Adopt. A userspace device ends, as with Close.
+	Leave() error
 }
 
 // Peer is the other end of one link.

@@ -1,0 +1,217 @@
+package wireguard
+
+import (
+	"encoding/hex"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+// bind is the encrypted side of a userspace device: a UDP port in the host's
+// namespace (none when relay-only), and beside it the relay. Probes are taken
+// out of what the port receives.
+type bind struct {
+	host    int // descriptor of the namespace of the sockets
+	only    bool
+	toRelay func(Key, []byte)
+	onProbe func(netip.AddrPort, []byte)
+
+	relayed chan relayed // what the relay brought
+	spare   sync.Pool    // of *[MaxPacket]byte
+
+	udp  atomic.Pointer[udpPort] // nil: not open, or relay only
+	port atomic.Uint32           // the last port, open or not
+	mu   sync.Mutex
+	done chan struct{} // closed by Close; nil: not open
+}
+
+// relayQueue bounds what waits from the relay, in packets; 1 MiB when full.
+const relayQueue = 512
+
+type relayed struct {
+	from Key
+	buf  *[MaxPacket]byte
+	size int
+}
+
+func newBind(host int, c *Config) *bind {
+	b := &bind{host: host, only: c.RelayOnly, toRelay: c.ToRelay, onProbe: c.OnProbe, relayed: make(chan relayed, relayQueue)}
+	b.spare.New = func() any { return new([MaxPacket]byte) }
+	return b
+}
+
+// relayEndpoint is the peer behind the relay.
+type relayEndpoint Key
+
+const relayPrefix = "relay:"
+
+func (e *relayEndpoint) ClearSrc()           {}
+func (e *relayEndpoint) SrcToString() string { return "" }
+func (e *relayEndpoint) DstToString() string { return relayPrefix + hex.EncodeToString(e[:]) }
+func (e *relayEndpoint) DstToBytes() []byte  { return e[:] }
+func (e *relayEndpoint) SrcIP() netip.Addr   { return netip.Addr{} }
+
+// DstIP is what wireguard-go limits handshakes by when it is flooded with them:
+// an address for each relayed peer, from a range that no packet can come from
+// (fc00::/8 is defined by nobody), so that one cannot use up another's share.
+func (e *relayEndpoint) DstIP() netip.Addr {
+	var a [16]byte
+	copy(a[1:], e[:])
+	a[0] = 0xfc
+	return netip.AddrFrom16(a)
+}
+
+// ParseEndpoint reads an address and port, or what DstToString of a relayed
+// peer says.
+func (b *bind) ParseEndpoint(s string) (conn.Endpoint, error) {
+	if key, ok := strings.CutPrefix(s, relayPrefix); ok {
+		k, err := hex.DecodeString(key)
+		if err != nil || len(k) != len(Key{}) {
+			return nil, fmt.Errorf("relayed peer %.80q is no key", key)
+		}
+		e := relayEndpoint(k)
+		return &e, nil
+	}
+	to, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return nil, err
+	}
+	if b.only {
+		return nil, fmt.Errorf("%s is not the relay, and this device knows no other path", to)
+	}
+	return &directEndpoint{to: to}, nil
+}
+
+// Open opens the sockets and returns a receiver for each, and one for the relay.
+func (b *bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.done != nil {
+		return nil, 0, conn.ErrBindAlreadyOpen
+	}
+	var receivers []conn.ReceiveFunc
+	if !b.only {
+		var udp *udpPort
+		err := within(b.host, func() (err error) {
+			udp, err = openUDP(port)
+			return err
+		})
+		if err != nil {
+			return nil, 0, err
+		}
+		for _, s := range udp.sockets() {
+			receivers = append(receivers, b.withoutProbes(s.receiver()))
+		}
+		b.udp.Store(udp)
+		b.port.Store(uint32(udp.port))
+	}
+	done := make(chan struct{})
+	b.done = done
+	return append(receivers, b.receiveRelayed(done)), uint16(b.port.Load()), nil
+}
+
+// withoutProbes takes probes out of what receive brings.
+func (b *bind) withoutProbes(receive conn.ReceiveFunc) conn.ReceiveFunc {
+	return func(packets [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+		n, err := receive(packets, sizes, eps)
+		for i := range n {
+			if p := packets[i][:sizes[i]]; isProbe(p) {
+				b.onProbe(eps[i].(*directEndpoint).to, p)
+				sizes[i] = 0 // wireguard-go passes over it
+			}
+		}
+		return n, err
+	}
+}
+
+// receiveRelayed gives wireguard-go what came over the relay, until done.
+func (b *bind) receiveRelayed(done chan struct{}) conn.ReceiveFunc {
+	return func(packets [][]byte, sizes []int, eps []conn.Endpoint) (n int, err error) {
+		take := func(r relayed) {
+			sizes[n] = copy(packets[n], r.buf[:r.size])
+			e := relayEndpoint(r.from)
+			eps[n] = &e
+			n++
+			b.spare.Put(r.buf)
+		}
+		select {
+		case r := <-b.relayed:
+			take(r)
+		case <-done:
+			return 0, net.ErrClosed
+		}
+		for n < len(packets) {
+			select {
+			case r := <-b.relayed:
+				take(r)
+			default:
+				return n, nil
+			}
+		}
+		return n, nil
+	}
+}
+
+// fromRelay queues a packet of peer; it is lost when the queue is full.
+func (b *bind) fromRelay(peer Key, packet []byte) {
+	buf := b.spare.Get().(*[MaxPacket]byte)
+	select {
+	case b.relayed <- relayed{from: peer, buf: buf, size: copy(buf[:], packet)}:
+	default:
+		b.spare.Put(buf)
+	}
+}
+
+// Send sends packets to a peer's address or into the relay.
+func (b *bind) Send(packets [][]byte, to conn.Endpoint) error {
+	switch e := to.(type) {
+	case *relayEndpoint:
+		for _, p := range packets {
+			b.toRelay(Key(*e), p)
+		}
+		return nil
+	case *directEndpoint:
+		udp := b.udp.Load()
+		if udp == nil {
+			return net.ErrClosed
+		}
+		return udp.send(packets, e)
+	}
+	return conn.ErrWrongEndpointType
+}
+
+// sendProbe sends one packet that is not WireGuard's from the device's port.
+func (b *bind) sendProbe(to netip.AddrPort, probe []byte) error {
+	if b.only {
+		return fmt.Errorf("send a probe to %s: the device is relay-only and has no UDP port", to)
+	}
+	if err := b.Send([][]byte{probe}, &directEndpoint{to: to}); err != nil {
+		return fmt.Errorf("send a probe to %s: %w", to, err)
+	}
+	return nil
+}
+
+// Close closes the sockets and ends the receivers.
+func (b *bind) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.done != nil {
+		close(b.done)
+		b.done = nil
+	}
+	if udp := b.udp.Swap(nil); udp != nil {
+		return udp.close()
+	}
+	return nil
+}
+
+// SetMark is not used: packets of a device are told by their port.
+func (b *bind) SetMark(uint32) error { return unix.EOPNOTSUPP }
+
+func (b *bind) BatchSize() int { return conn.IdealBatchSize }

@@ -1,0 +1,168 @@
+//go:build invm
+
+package wireguard
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io/fs"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+func TestKernel(t *testing.T) { runPromises(t, Kernel, Kernel) }
+
+// TestMixed: the engines understand each other, in both directions.
+func TestKernelWithUserspace(t *testing.T) { runPromises(t, Kernel, Userspace) }
+func TestUserspaceWithKernel(t *testing.T) { runPromises(t, Userspace, Kernel) }
+
+func TestAutoTakesTheKernel(t *testing.T) {
+	a, b := newLink(t, Auto, Auto)
+	if a.dev.Engine() != Kernel {
+		t.Errorf("engine %v", a.dev.Engine())
+	}
+	talk(t, a, b, false, "hello")
+	c := a.config(Config{RelayOnly: true}, b)
+	c.Name = "wg-relay"
+	d, err := a.host.New(context.Background(), c)
+	must(t, err)
+	if d.Engine() != Userspace || d.Port() != 0 {
+		t.Errorf("relay-only: engine %v, port %d", d.Engine(), d.Port())
+	}
+	must(t, d.Close())
+}
+
+// TestARestartKeepsSessions lets go of a device as a daemon that ends does, by
+// leaving and by being killed, and takes it over as the next daemon does.
+func TestARestartKeepsSessions(t *testing.T) {
+	for _, path := range []string{"relay", "direct"} {
+		t.Run(path, func(t *testing.T) {
+			a, b := newLink(t, Kernel, Kernel)
+			if path == "direct" {
+				direct(t, a, b, true)
+			}
+			c := dial(t, a.routerNS, echo(t, b.routerNS, b.in4))
+			say(t, c, "hello")
+			before := a.stats(t)
+			for range 3 {
+				old := a.dev
+				must(t, old.Leave())
+				if got := linksIn(t, a.routerNS); got != "lo wg-test" {
+					t.Fatalf("links %s", got)
+				}
+				a.sent.Store(0)
+				config := a.config(Config{}, b)
+				config.PrivateKey = Key{} // it is in the kernel
+				d, err := a.host.Adopt(context.Background(), config)
+				must(t, err)
+				a.dev = d
+				t.Cleanup(func() { must(t, d.Close()) })
+				if d.PublicKey() != a.key.Public() || d.Port() != old.Port() || d.Engine() != Kernel {
+					t.Errorf("adopted %v, port %d instead of %d", d.PublicKey(), d.Port(), old.Port())
+				}
+				say(t, c, "still here")
+				after := a.stats(t)
+				if !after.LastHandshake.Equal(before.LastHandshake) {
+					t.Errorf("a new handshake: before %v, after %v", before.LastHandshake, after.LastHandshake)
+				}
+				if relayed := path == "relay"; after.Relayed != relayed || (a.sent.Load() > 0) != relayed {
+					t.Errorf("stats %+v, %d packets to the relay", after, a.sent.Load())
+				}
+				must(t, d.SetPeer(a.peerOf(b))) // as the agent says again after a start
+				must(t, d.SendProbe(netip.AddrPortFrom(b.addr4, b.dev.Port()), []byte(ProbeMagic+path)))
+				select {
+				case <-b.probes:
+				case <-time.After(patience):
+					t.Fatal("no probe from the adopted device")
+				}
+				must(t, b.dev.SendProbe(netip.AddrPortFrom(a.addr4, d.Port()), []byte(ProbeMagic+path)))
+				select {
+				case <-a.probes:
+				case <-time.After(patience):
+					t.Fatal("no probe to the adopted device")
+				}
+			}
+			// The paths can be changed as if nothing had been.
+			eventually(t, "direct holds", func() bool {
+				direct(t, a, b, false)
+				say(t, c, "direct")
+				return !a.stats(t).Relayed
+			})
+			eventually(t, "the relay holds", func() bool {
+				relay(t, a, b)
+				say(t, c, "relay")
+				return a.stats(t).Relayed
+			})
+		})
+	}
+}
+
+func TestWhatIsNotThereIsNotAdopted(t *testing.T) {
+	a, b := newLink(t, Userspace, Kernel)
+	c := a.config(Config{}, b)
+	if _, err := a.host.Adopt(context.Background(), c); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a TUN interface: %v", err)
+	}
+	must(t, a.dev.Close())
+	if _, err := a.host.Adopt(context.Background(), c); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("nothing: %v", err)
+	}
+	// Made but not configured, as by a daemon killed in between.
+	kc := a.config(Config{Engine: Kernel}, b)
+	must(t, kc.check())
+	k, err := openKernel(a.host, kc)
+	must(t, err)
+	must(t, k.create(kc))
+	if _, err := a.host.Adopt(context.Background(), c); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("without a key: %v", err)
+	}
+	must(t, k.release())
+	a.start(t, Config{Engine: Kernel}, b) // replaces it
+	must(t, a.dev.SetPeer(a.peerOf(b)))
+	must(t, b.dev.SetPeer(b.peerOf(a)))
+	talk(t, a, b, false, "hello")
+}
+
+// TestManyPeers: as many as a large network has, and one of them with more
+// addresses than fit into one message to the kernel.
+func TestManyPeers(t *testing.T) {
+	a, b := newLink(t, Kernel, Kernel)
+	for range 60 {
+		p := Peer{PublicKey: NewPrivateKey().Public()}
+		rand.Read(p.PresharedKey[:])
+		must(t, a.dev.SetPeer(p))
+	}
+	many := a.peerOf(b)
+	for i := range 300 {
+		many.AllowedIPs = append(many.AllowedIPs, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 100, byte(i >> 8), byte(i)}), 32))
+	}
+	must(t, a.dev.SetPeer(many))
+	must(t, a.dev.Leave())
+	d, err := a.host.Adopt(context.Background(), a.config(Config{}, b))
+	must(t, err)
+	defer d.Close()
+	a.dev = d
+	all, err := d.Stats()
+	must(t, err)
+	if len(all) != 61 {
+		t.Fatalf("%d peers", len(all))
+	}
+	for _, s := range all {
+		if s.PublicKey == b.key.Public() && len(s.AllowedIPs) != 302 {
+			t.Errorf("%d allowed addresses", len(s.AllowedIPs))
+		}
+		if !s.Relayed {
+			t.Errorf("a peer is not relayed: %+v", s)
+		}
+	}
+	talk(t, a, b, false, "hello")
+	if n := len(udpSockets(t, a.hostNS)); n != 63 { // the device's two, and one for each peer
+		t.Errorf("%d UDP sockets in the host namespace", n)
+	}
+	must(t, d.Close())
+	if n := len(udpSockets(t, a.hostNS)); n != 0 {
+		t.Errorf("%d UDP sockets left", n)
+	}
+}

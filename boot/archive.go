@@ -23,6 +23,8 @@ type Archive struct {
 	// Address hints, in order of preference. Addresses are never trust.
 	Hubs    []string `cbor:"hubs"`    // http://host:port
 	Ledgers []string `cbor:"ledgers"` // http://host:port, CometBFT RPC; the first is the primary, the others witnesses
-	Buses   []string `cbor:"buses"`   // nats://host:port
-	NTP     []string `cbor:"ntp"`     // host[:port], may be empty
+	// Rendezvous servers, tls://host:port#pin, at most MaxRendezvous. The pin is no
+	// trust either: it keeps those on the wire from seeing what the server sees.
+	Rendezvous []string `cbor:"rendezvous"`
+	NTP        []string `cbor:"ntp"` // host[:port], may be empty
 }

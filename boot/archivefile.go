@@ -13,10 +13,12 @@ import (
 
 // Bounds of an Archive. It is read before anything is trusted.
 const (
-	MaxArchive   = 4 << 20 // bytes
-	MaxSlots     = 4096
-	maxAddresses = 32
-	maxAddress   = 1024 // bytes
+	MaxArchive = 4 << 20 // bytes
+	MaxSlots   = 4096
+	// MaxRendezvous is how many rendezvous servers a node keeps links to.
+	MaxRendezvous = 8
+	maxAddresses  = 32
+	maxAddress    = 1024 // bytes
 )
 
 // EncodeArchive returns the archive's canonical bytes, after the checks that
@@ -87,13 +89,14 @@ func (a Archive) check() error {
 		name    string
 		urls    []string
 		schemes []string
+		most    int
 	}{
-		{"hubs", a.Hubs, []string{"http", "https"}},
-		{"ledgers", a.Ledgers, []string{"http", "https"}},
-		{"buses", a.Buses, []string{"nats", "tls"}},
+		{"hubs", a.Hubs, []string{"http", "https"}, maxAddresses},
+		{"ledgers", a.Ledgers, []string{"http", "https"}, maxAddresses},
+		{"rendezvous servers", a.Rendezvous, []string{"tls"}, MaxRendezvous},
 	} {
-		if len(list.urls) > maxAddresses {
-			return bad("%d %s, at most %d are allowed", len(list.urls), list.name, maxAddresses)
+		if len(list.urls) > list.most {
+			return bad("%d %s, at most %d are allowed", len(list.urls), list.name, list.most)
 		}
 		for _, u := range list.urls {
 			if err := checkURL(u, list.schemes); err != nil {

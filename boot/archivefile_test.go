@@ -2,6 +2,7 @@ package boot_test
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 
@@ -35,21 +36,23 @@ func TestArchiveComesBackFromItsInitrd(t *testing.T) {
 func TestDamagedArchivesAreNamed(t *testing.T) {
 	other := testArchive(t, 2)
 	for name, change := range map[string]func(*boot.Archive){
-		"unknown format":         func(a *boot.Archive) { a.V = 2 },
-		"no genesis":             func(a *boot.Archive) { a.Genesis = nil },
-		"another grid's genesis": func(a *boot.Archive) { a.Genesis = other.Genesis },
-		"another grid's farm":    func(a *boot.Archive) { a.Farm = other.Farm },
-		"another grid's slot":    func(a *boot.Archive) { a.Slots = other.Slots },
-		"a farm as a slot":       func(a *boot.Archive) { a.Slots = []contract.Signed{a.Farm} },
-		"no farm":                func(a *boot.Archive) { a.Farm = contract.Signed{} },
-		"hub without a scheme":   func(a *boot.Archive) { a.Hubs = []string{"10.0.2.2:80"} },
-		"hub with a wrong one":   func(a *boot.Archive) { a.Hubs = []string{"file:///etc/passwd"} },
-		"hub without a host":     func(a *boot.Archive) { a.Hubs = []string{"http://"} },
-		"bus over http":          func(a *boot.Archive) { a.Buses = []string{"http://10.0.2.2"} },
-		"too many hubs":          func(a *boot.Archive) { a.Hubs = strings.Split(strings.Repeat("http://h ", 40), " ")[:40] },
-		"a long address":         func(a *boot.Archive) { a.Ledgers = []string{"http://" + strings.Repeat("a", 2000)} },
-		"an empty time server":   func(a *boot.Archive) { a.NTP = []string{""} },
-		"too many slots":         func(a *boot.Archive) { a.Slots = make([]contract.Signed, boot.MaxSlots+1) },
+		"unknown format":          func(a *boot.Archive) { a.V = 2 },
+		"no genesis":              func(a *boot.Archive) { a.Genesis = nil },
+		"another grid's genesis":  func(a *boot.Archive) { a.Genesis = other.Genesis },
+		"another grid's farm":     func(a *boot.Archive) { a.Farm = other.Farm },
+		"another grid's slot":     func(a *boot.Archive) { a.Slots = other.Slots },
+		"a farm as a slot":        func(a *boot.Archive) { a.Slots = []contract.Signed{a.Farm} },
+		"no farm":                 func(a *boot.Archive) { a.Farm = contract.Signed{} },
+		"hub without a scheme":    func(a *boot.Archive) { a.Hubs = []string{"10.0.2.2:80"} },
+		"hub with a wrong one":    func(a *boot.Archive) { a.Hubs = []string{"file:///etc/passwd"} },
+		"hub without a host":      func(a *boot.Archive) { a.Hubs = []string{"http://"} },
+		"rendezvous over http":    func(a *boot.Archive) { a.Rendezvous = []string{"http://10.0.2.2"} },
+		"rendezvous in the clear": func(a *boot.Archive) { a.Rendezvous = []string{"nats://10.0.2.2:4222"} },
+		"nine rendezvous servers": func(a *boot.Archive) { a.Rendezvous = slices.Repeat([]string{"tls://10.0.2.2:443"}, 9) },
+		"too many hubs":           func(a *boot.Archive) { a.Hubs = strings.Split(strings.Repeat("http://h ", 40), " ")[:40] },
+		"a long address":          func(a *boot.Archive) { a.Ledgers = []string{"http://" + strings.Repeat("a", 2000)} },
+		"an empty time server":    func(a *boot.Archive) { a.NTP = []string{""} },
+		"too many slots":          func(a *boot.Archive) { a.Slots = make([]contract.Signed, boot.MaxSlots+1) },
 	} {
 		a := testArchive(t, 1)
 		change(&a)

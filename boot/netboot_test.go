@@ -67,7 +67,7 @@ func testArchive(t testing.TB, nonce byte) boot.Archive {
 	}
 	return boot.Archive{
 		V: contract.Version, Genesis: genesis, Farm: farm, Slots: []contract.Signed{slot}, ReleaseFloor: 1, Built: 1700000000,
-		Hubs: []string{"http://10.0.2.2:8001"}, Ledgers: []string{"http://10.0.2.2:8002"}, Buses: []string{"nats://10.0.2.2:4222"},
+		Hubs: []string{"http://10.0.2.2:8001"}, Ledgers: []string{"http://10.0.2.2:8002"}, Rendezvous: []string{"tls://10.0.2.2:4222#abababababababababababababababababababababababababababababababab"},
 		NTP: []string{},
 	}
 }

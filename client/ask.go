@@ -28,7 +28,7 @@ func (c *Client) dial() (*bus.Conn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.bus == nil {
-		conn, err := bus.Connect(bus.ConnConfig{URLs: c.context.Buses, Role: bus.AsPeople(), Logger: c.log})
+		conn, err := bus.Connect(bus.ConnConfig{URLs: c.context.Rendezvous, Role: bus.AsPeople(), Logger: c.log})
 		if err != nil {
 			return nil, fmt.Errorf("connect to the bus: %w", err)
 		}

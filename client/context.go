@@ -29,8 +29,8 @@ type Context struct {
 	// Checkpoint is where verification of the ledger starts.
 	Checkpoint contract.Checkpoint `json:"checkpoint"`
 	Hubs       []string            `json:"hubs"`
-	Ledgers    []string            `json:"ledgers"` // the first is the primary, the others witnesses
-	Buses      []string            `json:"buses"`
+	Ledgers    []string            `json:"ledgers"`    // the first is the primary, the others witnesses
+	Rendezvous []string            `json:"rendezvous"` // tls://host:port#pin
 	// HubDir is the hub's directory when it is on this machine: where this
 	// person publishes. Empty otherwise.
 	HubDir string `json:"hub_dir,omitempty"`

@@ -13,11 +13,11 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/zero-os/zos/bus"
-	"github.com/zero-os/zos/bus/server"
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/farm"
 	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/rendezvous/server"
 	"github.com/zero-os/zos/seal"
 	"github.com/zero-os/zos/sign"
 )
@@ -141,7 +141,12 @@ func newSite(t *testing.T) *site {
 	}
 	s.delegation = s.found(contract.NewDelegation(s.grid, s.farm, s.agent.Public(), []string{"admit", "rekey"}, nil, 0, contract.Capacity{}, 1, uint64(time.Now().Add(time.Hour).Unix())))
 	s.ledger.txs = 0
-	srv, err := server.Serve(ctx(t), server.Config{})
+	srv, err := server.Serve(ctx(t), server.Config{
+		CertDir: t.TempDir(), Grid: s.grid,
+		Bound: func(context.Context, canon.Hash) (bus.Binding, error) {
+			return bus.Binding{}, errors.New("not asked here")
+		},
+	})
 	must(t, err)
 	t.Cleanup(func() { must(t, srv.Stop()) })
 	s.url = srv.URL()

@@ -29,6 +29,7 @@ func (d dir) witness() string         { return filepath.Join(d.path, "witness") 
 func (d dir) hub() string             { return filepath.Join(d.path, "hub") }
 func (d dir) boot() string            { return filepath.Join(d.path, "boot") }
 func (d dir) node(name string) string { return filepath.Join(d.path, "nodes", name) }
+func (d dir) rendezvous(i int) string { return filepath.Join(d.path, "rendezvous-"+strconv.Itoa(i)) }
 func (d dir) state() string           { return filepath.Join(d.path, "up.json") }
 
 // openDir makes the directory and takes it for this process.

@@ -10,24 +10,27 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/zero-os/zos/boot"
-	"github.com/zero-os/zos/bus/server"
+	"github.com/zero-os/zos/bus"
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/hub"
 	"github.com/zero-os/zos/ledger"
+	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/rendezvous/server"
 )
 
 // services are a grid's own: what `zos serve` runs one by one on a real grid.
 type services struct {
 	validator, witness *ledger.Node
-	bus                *server.Server
+	rendezvous         []*server.Server
+	bound              atomic.Pointer[bus.Bound] // how the rendezvous read the ledger; nil: it can't be read yet
 	urls               URLs
 	ended              chan error // the first service that ended by itself
 	ledgers            sync.WaitGroup
@@ -36,7 +39,7 @@ type services struct {
 }
 
 // startServices starts everything that nodes dial.
-func startServices(ctx context.Context, d dir, genesis []byte, validatorSeed []byte, log *slog.Logger) (_ *services, err error) {
+func startServices(ctx context.Context, d dir, genesis []byte, validatorSeed []byte, o Options) (_ *services, err error) {
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s := &services{ended: make(chan error, 2), cancel: cancel}
 	defer func() {
@@ -44,7 +47,7 @@ func startServices(ctx context.Context, d dir, genesis []byte, validatorSeed []b
 			err = errors.Join(err, s.stop())
 		}
 	}()
-	const free = "127.0.0.1:0"
+	free, log := o.listen(), o.Log
 	if s.validator, err = ledger.Start(ctx, ledger.Config{
 		Dir: d.ledger(), Genesis: genesis, ValidatorKey: validatorSeed, RPC: free, P2P: free, Logger: log,
 	}); err != nil {
@@ -58,19 +61,55 @@ func startServices(ctx context.Context, d dir, genesis []byte, validatorSeed []b
 		return s, fmt.Errorf("start the ledger's witness: %w", err)
 	}
 	s.watch("the ledger's witness", s.witness)
-	if s.bus, err = server.Serve(ctx, server.Config{Listen: free, Logger: log}); err != nil {
-		return s, fmt.Errorf("start the bus: %w", err)
+	if err := s.startRendezvous(ctx, d, gridID(genesis), free, log); err != nil {
+		return s, fmt.Errorf("start the rendezvous: %w", err)
 	}
-	hubURL, err := s.http(run, func(ctx context.Context, l net.Listener) error { return hub.Serve(ctx, l, d.hub(), log) })
+	hubURL, err := s.http(run, free, func(ctx context.Context, l net.Listener) error { return hub.Serve(ctx, l, d.hub(), log) })
 	if err != nil {
 		return s, fmt.Errorf("start the hub: %w", err)
 	}
-	bootURL, err := s.http(run, func(ctx context.Context, l net.Listener) error { return boot.Serve(ctx, l, d.boot(), log) })
+	bootURL, err := s.http(run, free, func(ctx context.Context, l net.Listener) error { return boot.Serve(ctx, l, d.boot(), log) })
 	if err != nil {
 		return s, fmt.Errorf("start the boot source: %w", err)
 	}
-	s.urls = URLs{Ledger: s.validator.URL(), Witness: s.witness.URL(), Hub: hubURL, Boot: bootURL, Bus: s.bus.URL()}
+	s.urls = URLs{Ledger: s.validator.URL(), Witness: s.witness.URL(), Hub: hubURL, Boot: bootURL, Rendezvous: []string{}}
+	for _, r := range s.rendezvous {
+		s.urls.Rendezvous = append(s.urls.Rendezvous, r.URL())
+	}
 	return s, nil
+}
+
+// rendezvousServers is how many a grid on one machine has: so that the loss of
+// one is survived here too.
+const rendezvousServers = 2
+
+// startRendezvous starts the servers that nodes meet at, joined with each other.
+func (s *services) startRendezvous(ctx context.Context, d dir, grid canon.Hash, listen string, log *slog.Logger) error {
+	for i := range rendezvousServers {
+		r, err := server.Serve(ctx, server.Config{Listen: listen, CertDir: d.rendezvous(i + 1), Grid: grid, Bound: s.readBound, Logger: log})
+		if err != nil {
+			return err
+		}
+		s.rendezvous = append(s.rendezvous, r)
+	}
+	for _, r := range s.rendezvous {
+		for _, other := range s.rendezvous {
+			if err := r.AddRoute(other.URL()); err != nil {
+				return fmt.Errorf("join with another: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// readBound reads the keys of a slot for the rendezvous, once there is a client
+// of the ledger: the servers start before it, since it must know their addresses.
+func (s *services) readBound(ctx context.Context, slot canon.Hash) (bus.Binding, error) {
+	read := s.bound.Load()
+	if read == nil {
+		return bus.Binding{}, problem.New("ledger-unreachable", "read the keys of node %s: the grid is still starting", slot.Short())
+	}
+	return (*read)(ctx, slot)
 }
 
 // watch tells when a ledger node ends by itself.
@@ -90,9 +129,9 @@ func (s *services) end(err error) {
 	}
 }
 
-// http runs one HTTP service on a free port of the loopback interface.
-func (s *services) http(ctx context.Context, serve func(context.Context, net.Listener) error) (string, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+// http runs one HTTP service.
+func (s *services) http(ctx context.Context, listen string, serve func(context.Context, net.Listener) error) (string, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
 	if err != nil {
 		return "", err
 	}
@@ -114,8 +153,8 @@ func (s *services) stop() error {
 		<-done
 	}
 	var err error
-	if s.bus != nil {
-		err = errors.Join(err, s.bus.Stop())
+	for _, r := range s.rendezvous {
+		err = errors.Join(err, r.Stop())
 	}
 	for _, n := range []*ledger.Node{s.witness, s.validator} {
 		if n != nil {
@@ -124,16 +163,6 @@ func (s *services) stop() error {
 	}
 	s.ledgers.Wait()
 	return err
-}
-
-// guest is a service's URL as a machine on QEMU's user network dials it.
-func guest(raw string) string {
-	u, err := url.Parse(raw)
-	if err != nil {
-		return raw
-	}
-	u.Host = net.JoinHostPort("10.0.2.2", u.Port())
-	return u.String()
 }
 
 // validatorKey reads or makes the key of the grid's one validator.

@@ -24,11 +24,11 @@ type State struct {
 
 // URLs are the grid's services on this machine.
 type URLs struct {
-	Ledger  string `json:"ledger"`
-	Witness string `json:"witness"`
-	Hub     string `json:"hub"`
-	Boot    string `json:"boot"`
-	Bus     string `json:"bus"`
+	Ledger     string   `json:"ledger"`
+	Witness    string   `json:"witness"`
+	Hub        string   `json:"hub"`
+	Boot       string   `json:"boot"`
+	Rendezvous []string `json:"rendezvous"`
 }
 
 // NodeState is one node and its machine.

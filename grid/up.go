@@ -133,7 +133,7 @@ func (g *Grid) startServices(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if g.services, err = startServices(ctx, g.d, genesis, key.Seed(), g.o.Log); err != nil {
+	if g.services, err = startServices(ctx, g.d, genesis, key.Seed(), g.o); err != nil {
 		return err
 	}
 	for _, n := range []interface{ Ready(context.Context) error }{g.services.validator, g.services.witness} {
@@ -153,7 +153,7 @@ func (g *Grid) openClient(ctx context.Context, genesis []byte) error {
 	u := g.services.urls
 	c := &client.Context{
 		Name: "try", Genesis: genesis, Checkpoint: at,
-		Hubs: []string{u.Hub}, Ledgers: []string{u.Ledger, u.Witness}, Buses: []string{u.Bus},
+		Hubs: []string{u.Hub}, Ledgers: []string{u.Ledger, u.Witness}, Rendezvous: u.Rendezvous,
 		HubDir: g.d.hub(), Default: people[0],
 	}
 	for _, name := range append(append([]string{}, people...), keyFarmer) {
@@ -166,13 +166,17 @@ func (g *Grid) openClient(ctx context.Context, genesis []byte) error {
 	if err := config.Save(c); err != nil {
 		return err
 	}
-	g.client, err = client.Open(ctx, config, c, g.o.Log)
-	return err
+	if g.client, err = client.Open(ctx, config, c, g.o.Log); err != nil {
+		return err
+	}
+	bound := bus.Bound(g.client.Bound)
+	g.services.bound.Store(&bound)
+	return nil
 }
 
 func (g *Grid) found(ctx context.Context) error {
 	for i := 1; i <= g.o.Nodes; i++ {
-		m, err := newMachine(g.d, nodeName(i), i, g.o, guest(g.services.urls.Boot)+"/"+boot.ScriptFile, g.o.Log)
+		m, err := newMachine(g.d, nodeName(i), i, g.o, g.o.guest(g.services.urls.Boot)+"/"+boot.ScriptFile, g.o.Log)
 		if err != nil {
 			return err
 		}
@@ -200,13 +204,13 @@ func (g *Grid) releaseOS(ctx context.Context) error {
 	u := g.services.urls
 	return boot.WriteGrid(g.d.boot(), boot.Archive{
 		V: 1, Genesis: genesis, Farm: g.founding.farmStmt, Slots: g.founding.slots, ReleaseFloor: r.Sequence,
-		Built: uint64(time.Now().Unix()), Hubs: []string{guest(u.Hub)}, Ledgers: []string{guest(u.Ledger), guest(u.Witness)},
-		Buses: []string{guest(u.Bus)}, NTP: []string{},
+		Built: uint64(time.Now().Unix()), Hubs: g.o.guests([]string{u.Hub}), Ledgers: g.o.guests([]string{u.Ledger, u.Witness}),
+		Rendezvous: g.o.guests(u.Rendezvous), NTP: []string{},
 	}, "")
 }
 
 func (g *Grid) startAgent(run context.Context) error {
-	conn, err := bus.Connect(bus.ConnConfig{URLs: []string{g.services.urls.Bus}, Role: bus.AsAgent(g.founding.farm), Logger: g.o.Log})
+	conn, err := bus.Connect(bus.ConnConfig{URLs: g.services.urls.Rendezvous, Role: bus.AsAgent(g.founding.farm), Logger: g.o.Log})
 	if err != nil {
 		return err
 	}

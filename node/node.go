@@ -135,7 +135,7 @@ func (n *Node) openKinds() (err error) {
 }
 
 func (n *Node) openBus() (err error) {
-	n.conn, err = bus.Connect(bus.ConnConfig{URLs: n.at.grid.Buses, Role: bus.AsNode(n.at.Slot), Logger: n.log})
+	n.conn, err = bus.Connect(bus.ConnConfig{URLs: n.at.grid.Rendezvous, Role: bus.AsNode(n.at.Slot), Logger: n.log})
 	return err
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -35,7 +34,7 @@ func (a *app) contextCreateCommand() *cobra.Command {
 		Use:   "create NAME",
 		Short: "Add a grid by its genesis file and the addresses of its services",
 		Example: `  zos context create work --genesis genesis.cbor --ledger http://a:26657 --ledger http://b:26657 \
-    --hub http://a:8080 --bus nats://a:4222`,
+    --hub http://a:8080 --rendezvous tls://a:443#PIN --rendezvous tls://b:443#PIN`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			config, err := client.OpenConfig()
@@ -56,9 +55,8 @@ func (a *app) contextCreateCommand() *cobra.Command {
 					return usageError{fmt.Errorf("--checkpoint: %w", err)}
 				}
 			}
-			if len(c.Ledgers) < 2 || slices.Contains(c.Ledgers[1:], c.Ledgers[0]) {
-				return problem.New("option-invalid", "a ledger node is believed only if another one confirms what it says").
-					WithFix("name two or more with --ledger, run by different people")
+			if err := checkLedgers(c.Ledgers); err != nil {
+				return err
 			}
 			if c.HubDir != "" {
 				if c.HubDir, err = filepath.Abs(c.HubDir); err != nil {
@@ -77,7 +75,7 @@ func (a *app) contextCreateCommand() *cobra.Command {
 	f.StringVar(&genesis, "genesis", "", "file with the grid's genesis")
 	f.StringArrayVar(&c.Ledgers, "ledger", nil, "URL of a ledger node; the first is asked, the others must confirm")
 	f.StringArrayVar(&c.Hubs, "hub", nil, "URL of a hub")
-	f.StringArrayVar(&c.Buses, "bus", nil, "URL of a bus")
+	f.StringArrayVar(&c.Rendezvous, "rendezvous", nil, "URL of a rendezvous server; name two, run by different people")
 	f.StringVar(&c.HubDir, "hub-dir", "", "directory of the hub, if you publish on this machine")
 	f.StringVar(&checkpoint, "checkpoint", "", `ledger header to trust, as {"height":…,"hash":…,"time":…} (default: the genesis)`)
 	_ = cmd.MarkFlagRequired("genesis")
@@ -142,7 +140,7 @@ func (a *app) contextShowCommand() *cobra.Command {
 			}
 			a.fields([][2]string{
 				{"context", c.Name}, {"directory", config.Dir}, {"grid", fmt.Sprintf("%s %s", g.Name, c.Grid())},
-				{"ledgers", strings.Join(c.Ledgers, " ")}, {"hubs", strings.Join(c.Hubs, " ")}, {"buses", strings.Join(c.Buses, " ")},
+				{"ledgers", strings.Join(c.Ledgers, " ")}, {"hubs", strings.Join(c.Hubs, " ")}, {"rendezvous", strings.Join(c.Rendezvous, " ")},
 				{"hub directory", c.HubDir}, {"checkpoint", fmt.Sprintf("height %d", c.Checkpoint.Height)}, {"default key", c.Default},
 			})
 			return nil

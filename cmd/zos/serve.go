@@ -14,7 +14,6 @@ import (
 
 	"github.com/zero-os/zos/boot"
 	"github.com/zero-os/zos/bus"
-	"github.com/zero-os/zos/bus/server"
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/client"
 	"github.com/zero-os/zos/contract"
@@ -32,7 +31,7 @@ func (a *app) serveCommand() *cobra.Command {
 		Long: `Run one service of a grid until it is told to end (SIGTERM or Ctrl-C). Each prints
 one line on standard output when it is ready; its log goes to standard error.`,
 	}
-	cmd.AddCommand(a.serveLedgerCommand(), a.serveHubCommand(), a.serveBootCommand(), a.serveBusCommand(), a.serveFarmCommand())
+	cmd.AddCommand(a.serveLedgerCommand(), a.serveHubCommand(), a.serveBootCommand(), a.serveRendezvousCommand(), a.serveFarmCommand())
 	return cmd
 }
 
@@ -192,30 +191,6 @@ func (a *app) serveBootCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) serveBusCommand() *cobra.Command {
-	var cfg server.Config
-	cmd := &cobra.Command{
-		Use:   "bus",
-		Short: "Run a bus: it passes sealed messages between people and nodes",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg.Logger = a.serviceLog()
-			s, err := server.Serve(cmd.Context(), cfg)
-			if err != nil {
-				return fmt.Errorf("start the bus: %w", err)
-			}
-			if err := a.readyLine("bus", [2]string{"url", s.URL()}); err != nil {
-				return errors.Join(err, s.Stop())
-			}
-			<-cmd.Context().Done()
-			return s.Stop()
-		},
-	}
-	cmd.Flags().StringVar(&cfg.Listen, "listen", "127.0.0.1:4222", "address to listen on")
-	cmd.Flags().IntVar(&cfg.MaxClients, "max-clients", server.DefaultClients, "connections at once")
-	return cmd
-}
-
 func (a *app) serveFarmCommand() *cobra.Command {
 	var name string
 	var rekey bool
@@ -248,7 +223,7 @@ func (a *app) serveFarm(ctx context.Context, c *client.Client, name string, reke
 	if err := agentStatements(ctx, c, id, a.as, &cfg); err != nil {
 		return fmt.Errorf("prepare the agent of farm %s: %w", name, err)
 	}
-	if cfg.Conn, err = bus.Connect(bus.ConnConfig{URLs: c.Context().Buses, Role: bus.AsAgent(id), Logger: cfg.Logger}); err != nil {
+	if cfg.Conn, err = bus.Connect(bus.ConnConfig{URLs: c.Context().Rendezvous, Role: bus.AsAgent(id), Logger: cfg.Logger}); err != nil {
 		return fmt.Errorf("connect to the bus: %w", err)
 	}
 	defer cfg.Conn.Close()

@@ -282,8 +282,12 @@ func (d *diagnosis) keys() finding {
 			return fault
 		}
 	}
-	return good("each knows the other's: %s epoch %d, %s epoch %d; post-quantum key of %s ago",
-		d.nameA, newest(d.atA).Epoch, d.nameB, newest(d.atB).Epoch, span(d.toB.PSK))
+	quantum := "of an earlier run of the daemon"
+	if d.toB.PSK != nil {
+		quantum = "of " + span(d.toB.PSK) + " ago"
+	}
+	return good("each knows the other's: %s epoch %d, %s epoch %d; post-quantum key %s",
+		d.nameA, newest(d.atA).Epoch, d.nameB, newest(d.atB).Epoch, quantum)
 }
 
 func newest(n protocol.Network) protocol.NetworkKey { return n.Keys[len(n.Keys)-1] }
@@ -299,6 +303,15 @@ func knows(self, other string, peer protocol.NetworkPeer, ok bool, keys []protoc
 		why = ": " + peer.Message
 	}
 	const exchange = "keys are exchanged over the bus: check that both nodes reach it with zos node show"
+	if peer.Code == "psk-expired" {
+		return broken(exchange, "the post-quantum key of %s and %s could not be renewed and is void%s", self, other, why)
+	}
+	// A daemon that has just started again finds sessions in the kernel, and learns
+	// their keys and ages a moment later.
+	session := peer.State == protocol.PeerUp
+	if session && peer.Epoch == 0 {
+		return finding{}
+	}
 	if !ok || peer.Epoch == 0 {
 		return broken(exchange, "%s has no key of %s yet%s", self, other, why)
 	}
@@ -308,6 +321,8 @@ func knows(self, other string, peer protocol.NetworkPeer, ok bool, keys []protoc
 		return broken(exchange, "%s has a key of %s of epoch %d, and %s uses epoch %d%s", self, other, peer.Epoch, other, keys[len(keys)-1].Epoch, why)
 	case keys[used].Epoch != peer.Epoch:
 		return broken("report this: the two nodes disagree about one key", "%s takes the key of %s for epoch %d, and it is of epoch %d", self, other, peer.Epoch, keys[used].Epoch)
+	case peer.PSK == nil && session:
+		return finding{}
 	case peer.PSK == nil:
 		return broken(exchange, "%s and %s have not agreed a post-quantum key yet%s", self, other, why)
 	case peer.PSK.Seconds > uint64(maxPSKAge/time.Second):

@@ -101,7 +101,7 @@ func TestADiagnosisStopsAtTheFirstThingThatIsBroken(t *testing.T) {
 		{what: "no peer", change: func(f *Facts) { at(*f, slot2).Peers = nil }, step: StepKeys, says: "node-2 has no key of node-1", fix: "over the bus"},
 		{what: "no binding", change: func(f *Facts) {
 			p := &at(*f, slot1).Peers[0]
-			p.Epoch, p.PublicKey, p.Message = 0, nil, "node-2 does not answer on the bus"
+			p.State, p.Handshake, p.Epoch, p.PublicKey, p.Message = protocol.PeerUnknown, nil, 0, nil, "node-2 does not answer on the bus"
 		}, step: StepKeys, says: "node-1 has no key of node-2 yet: node-2 does not answer on the bus"},
 		{what: "an old key", change: func(f *Facts) { p := &at(*f, slot1).Peers[0]; p.Epoch, p.PublicKey = 6, key2Old }, step: StepKeys,
 			says: "node-1 has a key of node-2 of epoch 6, and node-2 uses epoch 7"},
@@ -112,7 +112,15 @@ func TestADiagnosisStopsAtTheFirstThingThatIsBroken(t *testing.T) {
 			p := &at(*f, slot1).Peers[0]
 			p.Epoch, p.PublicKey = 6, key2Old
 		}, says: "node-2 epoch 7"},
-		{what: "no post-quantum key", change: func(f *Facts) { at(*f, slot2).Peers[0].PSK = nil }, step: StepKeys, says: "not agreed a post-quantum key"},
+		{what: "no post-quantum key", change: func(f *Facts) {
+			p := &at(*f, slot2).Peers[0]
+			p.PSK, p.Handshake, p.State = nil, nil, protocol.PeerWaiting
+		},
+			step: StepKeys, says: "not agreed a post-quantum key"},
+		{what: "a daemon that started again", change: func(f *Facts) { p := &at(*f, slot1).Peers[0]; p.PSK, p.Epoch, p.PublicKey = nil, 0, nil }, says: "of an earlier run"},
+		{what: "half a daemon", change: func(f *Facts) { at(*f, slot1).Peers[0].PSK = nil }, says: "of an earlier run"},
+		{what: "a void post-quantum key", change: func(f *Facts) { p := &at(*f, slot2).Peers[0]; p.PSK, p.Code, p.Message = nil, "psk-expired", "x" },
+			step: StepKeys, says: "could not be renewed and is void: x"},
 		{what: "an old post-quantum key", change: func(f *Facts) { at(*f, slot2).Peers[0].PSK.Seconds = 4000 }, step: StepKeys, says: "is 1h6m40s old"},
 
 		{what: "no handshake", change: func(f *Facts) { p := &at(*f, slot1).Peers[0]; p.State, p.Handshake = protocol.PeerWaiting, nil },

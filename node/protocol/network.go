@@ -92,7 +92,7 @@ type NetworkPeer struct {
 	// keys rotate.
 	UsedEpoch uint64 `cbor:"used_epoch" json:"used_epoch"`
 	Handshake *Age   `cbor:"handshake" json:"handshake"` // the last one; nil: none yet
-	PSK       *Age   `cbor:"psk" json:"psk"`             // the post-quantum key in use; nil: none yet
+	PSK       *Age   `cbor:"psk" json:"psk"`             // the post-quantum key in use; nil: none, or of before the node's daemon started
 	Received  uint64 `cbor:"rx" json:"rx"`               // bytes
 	Sent      uint64 `cbor:"tx" json:"tx"`               // bytes
 	Code      string `cbor:"code" json:"code"`           // problem code of the last failure that still lasts
@@ -113,23 +113,23 @@ func AgeOf(now, t time.Time) *Age {
 	return &Age{Seconds: uint64(max(0, now.Sub(t)) / time.Second)}
 }
 
-// FreshHandshake is how long a WireGuard session lasts at most (its
-// Reject-After-Time); while packets are sent, and keepalives are, a new handshake
-// comes every two minutes.
-const FreshHandshake = 180 * time.Second
+// FreshHandshake is the age of a handshake past which the peer is away: while
+// keepalives are sent, a new one comes every two minutes.
+const FreshHandshake = 210 * time.Second
 
 // PeerState tells a peer's state from the epoch of its newest key and the age of
-// the last handshake.
+// the last handshake. A node whose daemon has just started again may have a
+// session with a peer whose key it does not know yet.
 func PeerState(epoch uint64, handshake *Age) string {
 	switch {
+	case handshake != nil && handshake.Seconds <= uint64(FreshHandshake/time.Second):
+		return PeerUp
+	case handshake != nil:
+		return PeerSilent
 	case epoch == 0:
 		return PeerUnknown
-	case handshake == nil:
-		return PeerWaiting
-	case handshake.Seconds > uint64(FreshHandshake/time.Second):
-		return PeerSilent
 	}
-	return PeerUp
+	return PeerWaiting
 }
 
 // DecodeNetworkStatus reads the answer of a node, which may lie.

@@ -105,8 +105,8 @@ func TestStateOfAPeer(t *testing.T) {
 		handshake time.Time
 		want      string
 	}{
-		{0, time.Time{}, PeerUnknown}, {0, now, PeerUnknown}, {7, time.Time{}, PeerWaiting}, {7, now, PeerUp}, {7, now.Add(time.Hour), PeerUp},
-		{7, now.Add(-180 * time.Second), PeerUp}, {7, now.Add(-181 * time.Second), PeerSilent},
+		{0, time.Time{}, PeerUnknown}, {0, now, PeerUp}, {0, now.Add(-time.Hour), PeerSilent}, {7, time.Time{}, PeerWaiting}, {7, now, PeerUp}, {7, now.Add(time.Hour), PeerUp},
+		{7, now.Add(-210 * time.Second), PeerUp}, {7, now.Add(-211 * time.Second), PeerSilent},
 	} {
 		if got := PeerState(c.epoch, AgeOf(now, c.handshake)); got != c.want {
 			t.Errorf("epoch %d, handshake %s: %s, want %s", c.epoch, c.handshake, got, c.want)

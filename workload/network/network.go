@@ -30,7 +30,10 @@ type Agent interface {
 type Config struct {
 	Slot  canon.Hash // of this node
 	Agent Agent
-	Run   string // directory in memory; "" means /run/zos/netns
+	// ExitTable is the routing table in which the agent keeps the way to the exit:
+	// agent.ExitTable. It is not 101, which is the kind's own.
+	ExitTable int
+	Run       string // directory in memory; "" means /run/zos/netns
 	// Host is a descriptor of the node's own network namespace, needed only
 	// during New; 0 means that of the calling thread.
 	Host int
@@ -50,8 +53,9 @@ type Kind struct {
 	host *os.File
 
 	mu      sync.Mutex
-	locks   map[string]*sync.Mutex // by router: its Ensure, and attaching to it
+	locks   map[workload.ID]*sync.Mutex // of routers: Ensure and Remove, and attaching to one
 	live    map[workload.ID]*live
+	linking sync.Mutex    // of the numbers of links to the host
 	changed chan struct{} // closed and made anew when a router was ensured
 }
 
@@ -68,10 +72,10 @@ func New(cfg Config) (*Kind, error) {
 	if cfg.MTU == 0 {
 		cfg.MTU = wireguard.DefaultMTU
 	}
-	if cfg.Agent == nil || cfg.Log == nil || cfg.Slot.IsZero() || !filepath.IsAbs(cfg.Run) {
-		return nil, errors.New("networks: want an Agent, a Log, a Slot and an absolute Run")
+	if cfg.Agent == nil || cfg.Log == nil || cfg.Slot.IsZero() || cfg.ExitTable < 1 || cfg.ExitTable == egressTable || !filepath.IsAbs(cfg.Run) {
+		return nil, errors.New("networks: want an Agent and its ExitTable, a Log, a Slot and an absolute Run")
 	}
-	// Container's first processes pass through it to bind files, as unprivileged
+	// Containers' first processes pass through it to bind files, as unprivileged
 	// users of the node, and can't list it.
 	if err := os.MkdirAll(cfg.Run, 0o711); err != nil {
 		return nil, fmt.Errorf("networks: %w", err)
@@ -80,7 +84,7 @@ func New(cfg Config) (*Kind, error) {
 	if err != nil {
 		return nil, fmt.Errorf("networks: %w", err)
 	}
-	return &Kind{cfg: cfg, host: host, locks: map[string]*sync.Mutex{}, live: map[workload.ID]*live{}, changed: make(chan struct{})}, nil
+	return &Kind{cfg: cfg, host: host, locks: map[workload.ID]*sync.Mutex{}, live: map[workload.ID]*live{}, changed: make(chan struct{})}, nil
 }
 
 func hostNamespace(fd int) (*os.File, error) {

@@ -78,9 +78,10 @@ func plural(n int, word string) string {
 // subnets decides the ranges of all networks: as written; else as they stand;
 // else the first /16 of the private ranges that is free.
 func subnets(d *Deployment, old standing) []netip.Prefix {
+	s := d.source
 	out := make([]netip.Prefix, len(d.Networks))
-	free := func(p netip.Prefix) bool {
-		return !slices.ContainsFunc(out, func(o netip.Prefix) bool { return o.IsValid() && o.Overlaps(p) })
+	overlapping := func(p netip.Prefix) int {
+		return slices.IndexFunc(out, func(o netip.Prefix) bool { return o.IsValid() && o.Overlaps(p) })
 	}
 	for i, n := range d.Networks {
 		out[i] = n.Subnet
@@ -88,21 +89,29 @@ func subnets(d *Deployment, old standing) []netip.Prefix {
 	order := byName(d.Networks, func(n Network) string { return n.Name })
 	for _, i := range order {
 		n := d.Networks[i]
-		if p, err := netip.ParsePrefix(old.networks[n.Name].IPv4); !out[i].IsValid() && err == nil && free(p) {
-			out[i] = p
+		p, err := netip.ParsePrefix(old.networks[n.Name].IPv4)
+		if out[i].IsValid() || err != nil {
+			continue
 		}
+		// Standing ranges don't overlap each other, so the other one is written:
+		// better asked about than every address changed.
+		if j := overlapping(p); j >= 0 {
+			s.add(s.placeOf(fmt.Sprintf("/networks/%d/subnet", j)), fmt.Sprintf("%s overlaps %s, which the network %q has now", out[j], p, n.Name),
+				fmt.Sprintf("choose another range; or, to give %s other addresses, write its subnet too", n.Name))
+		}
+		out[i] = p
 	}
 	for _, i := range order {
 		n := d.Networks[i]
 		for _, private := range plan.PrivateIPv4() {
 			for a := private.Addr(); !out[i].IsValid() && private.Contains(a); a = nextPrefix(a, 16) {
-				if p := netip.PrefixFrom(a, 16); free(p) {
+				if p := netip.PrefixFrom(a, 16); overlapping(p) < 0 {
 					out[i] = p
 				}
 			}
 		}
 		if !out[i].IsValid() {
-			d.source.add(d.source.placeOf(fmt.Sprintf("/networks/%d", i)), fmt.Sprintf("no private range is left for the network %q", n.Name),
+			s.add(s.placeOf(fmt.Sprintf("/networks/%d", i)), fmt.Sprintf("no private range is left for the network %q", n.Name),
 				"make the subnets of the others narrower")
 		}
 	}

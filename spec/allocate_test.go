@@ -30,7 +30,7 @@ func drawWorld(t *rapid.T) *world {
 		w.nodes = append(w.nodes, Node{Slot: slot, Name: fmt.Sprintf("n%d", i), Free: contract.Capacity{CPU: 1 << 20, Memory: 1 << 40, Disk: 1 << 40}})
 	}
 	for i := range rapid.IntRange(1, 4).Draw(t, "networks") {
-		w.networks[fmt.Sprintf("net%d", i)] = rapid.SampledFrom([]string{"", "", fmt.Sprintf("10.%d.0.0/16", i), fmt.Sprintf("192.168.%d.0/21", 8*i)}).Draw(t, "subnet")
+		w.networks[fmt.Sprintf("net%d", i)] = rapid.SampledFrom([]string{"", "", fmt.Sprintf("10.%d.0.0/16", 100+i), fmt.Sprintf("172.16.%d.0/20", 16*i)}).Draw(t, "subnet")
 	}
 	for range rapid.IntRange(1, 12).Draw(t, "workloads") {
 		w.add(t)
@@ -230,16 +230,20 @@ func kept(t *rapid.T, old, now plan.Plan, before, after map[[2]string]where, w *
 			t.Fatalf("%s's address %s in %s is %s's now", was, a.addr, key[1], key[0])
 		}
 	}
-	nodes := map[string]plan.NetworkNode{}
+	nodes, had := map[string]plan.NetworkNode{}, map[string]canon.Hash{}
 	for _, n := range old.Networks {
 		for _, node := range n.Nodes {
 			nodes[n.Name+node.Slot.String()] = node
+			had[n.Name+node.IPv4] = node.Slot
 		}
 	}
 	for _, n := range now.Networks {
 		for _, node := range n.Nodes {
 			if b, ok := nodes[n.Name+node.Slot.String()]; ok && b != node {
 				t.Fatalf("network %s: node %s had %+v, now %+v", n.Name, node.Slot.Short(), b, node)
+			}
+			if was, ok := had[n.Name+node.IPv4]; ok && was != node.Slot {
+				t.Fatalf("network %s: node %s's range %s is given to %s at once", n.Name, was.Short(), node.IPv4, node.Slot.Short())
 			}
 		}
 	}
@@ -280,6 +284,26 @@ func TestAChosenRangeStays(t *testing.T) {
 	}
 	if next.Networks[0].Name != "admin" || next.Networks[0].IPv4 != "10.1.0.0/16" || next.Networks[2].IPv4 != p.Networks[1].IPv4 {
 		t.Errorf("networks %+v", next.Networks)
+	}
+}
+
+// TestAWrittenRangeDoesNotPushAStandingOneAway: that would give running
+// workloads other addresses.
+func TestAWrittenRangeDoesNotPushAStandingOneAway(t *testing.T) {
+	p, err := resolve(t, shop, facts())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := facts()
+	f.Standing = &p
+	_, err = resolve(t, strings.Replace(shop, "10.20.0.0/16", "10.0.0.0/12", 1), f)
+	for _, want := range []string{"shop.yaml:6:13: 10.0.0.0/12 overlaps 10.0.0.0/16, which the network \"front\" has now", "write its subnet too"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+	if _, err = resolve(t, strings.NewReplacer("10.20.0.0/16", "10.0.0.0/12", "- name: front", "- name: front\n    subnet: 10.16.0.0/16").Replace(shop), f); err != nil {
+		t.Errorf("both written: %v", err)
 	}
 }
 

@@ -194,22 +194,22 @@ func TestReplicasAreMeantByTheirAlias(t *testing.T) {
 	}
 }
 
-// TestRoutersNeedRoomToo places a workload where its router fits as well.
+// TestRoutersNeedRoomToo: a workload takes its routers' room as well, and an
+// exit takes its own.
 func TestRoutersNeedRoomToo(t *testing.T) {
 	f := facts()
 	f.Nodes[1].Free = contract.Capacity{CPU: 1000, Memory: 100 << 20, Disk: 1 << 30} // node-2
-	text := strings.NewReplacer("    node: node-2\n", "    resources: {memory: 95MiB}\n", "exit: node-1", "exit: node-2", "- front\n", "- front\n").Replace(shop)
-	p, err := resolve(t, text, f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, w := range p.Workloads {
-		if w.Name == "web" && w.Slot != (canon.Hash{1}) {
-			t.Errorf("web is on %s, where its routers do not fit", w.Slot.Short())
+	for size, want := range map[string]string{
+		"84MiB": "", // and two routers of 8 MiB
+		"85MiB": "node node-2 has 1 cores, 100 MiB memory, 1024 MiB disk free, this workload wants 0.12 cores, 101 MiB memory",
+	} {
+		_, err := resolve(t, strings.Replace(shop, "    node: node-2\n", "    node: node-2\n    resources: {memory: "+size+"}\n", 1), f)
+		if got := fmt.Sprint(err); want == "" && err != nil || !strings.Contains(got, want) {
+			t.Errorf("%s: %v, want %q", size, err, want)
 		}
 	}
-	f.Nodes[1].Free.Memory = 4 << 20
-	if _, err = resolve(t, text, f); err == nil || !strings.Contains(err.Error(), "a network's exit wants") {
+	f.Nodes[0].Free.Memory = 4 << 20
+	if _, err := resolve(t, shop, f); err == nil || !strings.Contains(err.Error(), "shop.yaml:7:11: node node-1 has 1 cores, 4 MiB memory") {
 		t.Errorf("an exit without room: %v", err)
 	}
 }

@@ -77,29 +77,37 @@ func Pin(c *x509.Certificate) []byte {
 // its pin, or without one by the system's roots. ctx bounds dialing and
 // handshake. Codes: "rendezvous-unreachable", "rendezvous-untrusted".
 func Dial(ctx context.Context, a Address, alpn string) (net.Conn, error) {
-	return dial(ctx, a, alpn)
+	c, _, err := dial(ctx, a, alpn, func(c net.Conn) net.Conn { return c })
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
-func dial(ctx context.Context, a Address, alpn string) (*tls.Conn, error) {
-	raw, err := new(net.Dialer).DialContext(ctx, "tcp", a.Host)
+// dial is Dial; TLS speaks over what wrap makes of the connection, which is
+// returned too.
+func dial[C net.Conn](ctx context.Context, a Address, alpn string, wrap func(net.Conn) C) (*tls.Conn, C, error) {
+	var none C
+	tcp, err := new(net.Dialer).DialContext(ctx, "tcp", a.Host)
 	if err != nil {
-		return nil, problem.New("rendezvous-unreachable", "connect to %s: %w", a.Host, err).
+		return nil, none, problem.New("rendezvous-unreachable", "connect to %s: %w", a.Host, err).
 			WithFix("check that the server runs and that its address is right")
 	}
+	raw := wrap(tcp)
 	c := tls.Client(raw, ClientTLS(a, alpn))
 	if err := c.HandshakeContext(ctx); err != nil {
 		raw.Close()
 		if errors.Is(err, errPin) || errors.As(err, new(*tls.CertificateVerificationError)) {
-			return nil, problem.New("rendezvous-untrusted", "connect to %s: %w", a.Host, err).
+			return nil, none, problem.New("rendezvous-untrusted", "connect to %s: %w", a.Host, err).
 				WithFix("take the address with its pin from who runs the server")
 		}
-		return nil, problem.New("rendezvous-unreachable", "connect to %s: TLS: %w", a.Host, err)
+		return nil, none, problem.New("rendezvous-unreachable", "connect to %s: TLS: %w", a.Host, err)
 	}
 	if got := c.ConnectionState().NegotiatedProtocol; got != alpn {
 		c.Close()
-		return nil, problem.New("rendezvous-unreachable", "connect to %s: it does not speak %s", a.Host, alpn)
+		return nil, none, problem.New("rendezvous-unreachable", "connect to %s: it does not speak %s", a.Host, alpn)
 	}
-	return c, nil
+	return c, raw, nil
 }
 
 var errPin = errors.New("the server's key is not the pinned one")

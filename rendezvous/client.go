@@ -65,14 +65,15 @@ type Link struct {
 
 // Client is the links to all servers of a list.
 type Client struct {
-	cfg    ClientConfig
-	log    *slog.Logger
-	start  time.Time // all times below are nanoseconds since then, on the monotonic clock
-	links  []*link
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	wake   chan struct{} // something began that tend should look at now
-	busy   atomic.Bool   // tend looks often
+	cfg     ClientConfig
+	log     *slog.Logger
+	start   time.Time // all times below are nanoseconds since then, on the monotonic clock
+	links   []*link
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	wake    chan struct{} // something began that tend should look at now
+	busy    atomic.Bool   // tend looks often
+	buffers wire.Buffers
 
 	mu     sync.RWMutex
 	peers  map[canon.Hash]*peer

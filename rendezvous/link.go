@@ -142,7 +142,7 @@ func (l *link) login(ctx context.Context) (*session, error) {
 	c := l.client
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Periods.Dial)
 	defer cancel()
-	conn, err := dial(ctx, l.addr, ALPNRelay)
+	conn, under, err := dial(ctx, l.addr, ALPNRelay, func(n net.Conn) *wire.Conn { return wire.NewConn(n, &c.buffers) })
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +176,7 @@ func (l *link) login(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, l.refused(err)
 	}
-	s := &session{link: l, client: c, conn: conn, in: in, queue: wire.NewQueue(queueSize, 0)}
+	s := &session{link: l, client: c, conn: conn, under: under, in: in, queue: wire.NewQueue(queueSize, 0, &c.buffers)}
 	if a, isTCP := conn.RemoteAddr().(*net.TCPAddr); isTCP {
 		s.remote = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), uint16(a.Port))
 	}
@@ -260,6 +260,7 @@ type session struct {
 	link   *link
 	client *Client
 	conn   *tls.Conn
+	under  *wire.Conn
 	in     *wire.Reader
 	queue  *wire.Queue
 	remote netip.AddrPort
@@ -406,16 +407,8 @@ func (s *session) ponged(body []byte) {
 
 // write sends what waits, as much at once as there is.
 func (s *session) write() {
-	var b []byte
-	for {
-		var ok bool
-		if b, ok = s.queue.Take(b); !ok {
-			return
-		}
-		if _, err := s.conn.Write(b); err != nil {
-			s.end(fmt.Errorf("link to %s: %w", s.link.addr.Host, err))
-			return
-		}
+	if err := s.queue.Drain(s.conn, s.under); err != nil {
+		s.end(fmt.Errorf("link to %s: %w", s.link.addr.Host, err))
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/zero-os/zos/rendezvous"
+	"github.com/zero-os/zos/rendezvous/wire"
 )
 
 // acceptPause follows a failure to accept, e.g. for want of file descriptors.
@@ -58,7 +59,8 @@ func (s *Server) serve(raw net.Conn, proven func()) error {
 	if err := raw.SetDeadline(time.Now().Add(s.cfg.Limits.Handshake)); err != nil {
 		return err
 	}
-	c := tls.Server(raw, s.tls())
+	under := wire.NewConn(raw, &s.relay.queues)
+	c := tls.Server(under, s.tls())
 	if err := c.HandshakeContext(ctx); err != nil {
 		return fmt.Errorf("handshake: %w", err)
 	}
@@ -77,9 +79,9 @@ func (s *Server) serve(raw net.Conn, proven func()) error {
 		}
 		return s.bus.ServeConn(c)
 	case rendezvous.ALPNRelay:
-		return s.relay.serve(ctx, c, proven)
+		return s.relay.serve(ctx, c, under, proven)
 	case rendezvous.ALPNCluster:
-		return s.cluster.serve(c, proven)
+		return s.cluster.serve(c, under, proven)
 	}
 	return errors.New("no protocol was asked for")
 }

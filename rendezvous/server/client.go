@@ -33,6 +33,7 @@ const (
 type client struct {
 	relay   *relay
 	conn    *tls.Conn
+	under   *wire.Conn
 	slot    canon.Hash
 	epoch   uint64
 	key     sign.PublicKey
@@ -54,9 +55,9 @@ type client struct {
 }
 
 // serve logs a client in and passes its packets until it leaves.
-func (r *relay) serve(ctx context.Context, conn *tls.Conn, proven func()) error {
+func (r *relay) serve(ctx context.Context, conn *tls.Conn, under *wire.Conn, proven func()) error {
 	in := wire.NewReader(conn)
-	c, err := r.login(ctx, conn, in)
+	c, err := r.login(ctx, conn, under, in)
 	if err != nil {
 		text := err.Error()
 		code := problem.Code(err)
@@ -87,7 +88,7 @@ func (r *relay) serve(ctx context.Context, conn *tls.Conn, proven func()) error 
 }
 
 // login is the exchange that proves a slot.
-func (r *relay) login(ctx context.Context, conn *tls.Conn, in *wire.Reader) (*client, error) {
+func (r *relay) login(ctx context.Context, conn *tls.Conn, under *wire.Conn, in *wire.Reader) (*client, error) {
 	var challenge [wire.ChallengeSize]byte
 	rand.Read(challenge[:])
 	if _, err := conn.Write(wire.Append(nil, wire.Hello, challenge[:], nil, nil)); err != nil {
@@ -113,8 +114,8 @@ func (r *relay) login(ctx context.Context, conn *tls.Conn, in *wire.Reader) (*cl
 		return nil, err
 	}
 	c := &client{
-		relay: r, conn: conn, slot: l.Slot, epoch: l.Epoch, key: by,
-		queue:   wire.NewQueue(r.server.cfg.Limits.Queue, 0),
+		relay: r, conn: conn, under: under, slot: l.Slot, epoch: l.Epoch, key: by,
+		queue:   wire.NewQueue(r.server.cfg.Limits.Queue, 0, &r.queues),
 		bucket:  newBucket(r.server.cfg.Limits.Rate, time.Now()),
 		tokens:  map[[wire.TokenSize]byte]struct{}{},
 		checked: time.Now(),
@@ -172,16 +173,8 @@ func (c *client) read(in *wire.Reader) error {
 
 // write sends what waits, as much at once as there is.
 func (c *client) write() {
-	var b []byte
-	for {
-		var ok bool
-		if b, ok = c.queue.Take(b); !ok {
-			return
-		}
-		if _, err := c.conn.Write(b); err != nil {
-			c.end("")
-			return
-		}
+	if err := c.queue.Drain(c.conn, c.under); err != nil {
+		c.end("")
 	}
 }
 

@@ -148,18 +148,19 @@ func (c *cluster) dial(a rendezvous.Address, purpose byte) error {
 		return net.ErrClosed
 	}
 	defer c.server.untrack(raw)
-	conn := tls.Client(raw, rendezvous.ClientTLS(a, rendezvous.ALPNCluster, c.server.cert))
+	under := wire.NewConn(raw, &c.server.relay.queues)
+	conn := tls.Client(under, rendezvous.ClientTLS(a, rendezvous.ALPNCluster, c.server.cert))
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return err
 	}
 	if _, err := conn.Write(wire.Append(nil, wire.ClusterHello, []byte{purpose}, nil, nil)); err != nil {
 		return err
 	}
-	return c.run(conn, wire.NewReader(conn), purpose, string(a.Pin))
+	return c.run(conn, under, wire.NewReader(conn), purpose, string(a.Pin))
 }
 
 // serve takes a connection of another server; TLS has proven which.
-func (c *cluster) serve(conn *tls.Conn, proven func()) error {
+func (c *cluster) serve(conn *tls.Conn, under *wire.Conn, proven func()) error {
 	pin := rendezvous.Pin(conn.ConnectionState().PeerCertificates[0])
 	in := wire.NewReader(conn)
 	t, body, err := in.Next()
@@ -173,13 +174,13 @@ func (c *cluster) serve(conn *tls.Conn, proven func()) error {
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return err
 	}
-	return c.run(conn, in, body[0], string(pin))
+	return c.run(conn, under, in, body[0], string(pin))
 }
 
-func (c *cluster) run(conn *tls.Conn, in *wire.Reader, purpose byte, pin string) error {
+func (c *cluster) run(conn *tls.Conn, under *wire.Conn, in *wire.Reader, purpose byte, pin string) error {
 	switch purpose {
 	case purposeRelay:
-		return c.runRelay(conn, in, pin)
+		return c.runRelay(conn, under, in, pin)
 	case purposeBus:
 		return c.bus.run(conn, in, pin)
 	}
@@ -187,8 +188,8 @@ func (c *cluster) run(conn *tls.Conn, in *wire.Reader, purpose byte, pin string)
 }
 
 // runRelay passes packets on one connection until it ends.
-func (c *cluster) runRelay(conn *tls.Conn, in *wire.Reader, pin string) error {
-	l := &clusterLink{pin: pin, queue: wire.NewQueue(clusterQueue, clusterControl), slots: map[canon.Hash]struct{}{}}
+func (c *cluster) runRelay(conn *tls.Conn, under *wire.Conn, in *wire.Reader, pin string) error {
+	l := &clusterLink{pin: pin, queue: wire.NewQueue(clusterQueue, clusterControl, &c.server.relay.queues), slots: map[canon.Hash]struct{}{}}
 	c.mu.Lock()
 	for slot := range c.local {
 		l.queue.Control(wire.ClusterJoin, slot[:], nil, nil)
@@ -200,15 +201,7 @@ func (c *cluster) runRelay(conn *tls.Conn, in *wire.Reader, pin string) error {
 	go func() {
 		defer close(written)
 		defer conn.NetConn().Close()
-		var b []byte
-		for ok := true; ; {
-			if b, ok = l.queue.Take(b); !ok {
-				return
-			}
-			if _, err := conn.Write(b); err != nil {
-				return
-			}
-		}
+		l.queue.Drain(conn, under) // however it ends, the connection does
 	}()
 	stop := every(clusterAlive, func() { l.queue.Control(wire.ClusterAlive, nil, nil, nil) })
 	err := c.readRelay(conn, in, l)

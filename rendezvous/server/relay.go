@@ -25,6 +25,7 @@ type relay struct {
 	sessions map[[wire.SessionSize]byte]*client
 	tokens   map[[wire.TokenSize]byte]*client
 	buffers  sync.Pool // of *wire.Buffer
+	queues   wire.Buffers
 }
 
 type shard struct {

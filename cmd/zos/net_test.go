@@ -15,6 +15,7 @@ import (
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/node/protocol"
 	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/spec"
 	"github.com/zero-os/zos/spec/plan"
 )
 
@@ -178,6 +179,26 @@ func TestADiagnosisForPeople(t *testing.T) {
 	var got client.Diagnosis
 	if err2 := json.Unmarshal(b.Bytes(), &got); err2 != nil || err == nil || len(got.Steps) != 2 || got.OK {
 		t.Errorf("%v\n%s", errors.Join(err, err2), b.String())
+	}
+}
+
+// What the how-to shows is a spec that works.
+func TestTheHowToOfNetworksIsRight(t *testing.T) {
+	b, err := os.ReadFile("../../docs/how-to/networks.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(b), "```yaml\n")
+	text, _, found := strings.Cut(text, "```")
+	if !found {
+		t.Fatal("no spec in it")
+	}
+	d, err := spec.Parse("shop.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(d.Networks) != 1 || len(d.Workloads) != 2 || len(d.Workloads[0].Networks[0].Allow) != 1 {
+		t.Errorf("%+v", d)
 	}
 }
 

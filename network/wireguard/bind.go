@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
@@ -23,6 +24,7 @@ type bind struct {
 	onProbe func(netip.AddrPort, []byte)
 
 	relayed chan relayed // what the relay brought
+	holds   sync.Map     // Key → hold
 	spare   sync.Pool    // of *[MaxPacket]byte
 
 	udp  atomic.Pointer[udpPort] // nil: not open, or relay only
@@ -135,8 +137,7 @@ func (b *bind) receiveRelayed(done chan struct{}) conn.ReceiveFunc {
 	return func(packets [][]byte, sizes []int, eps []conn.Endpoint) (n int, err error) {
 		take := func(r relayed) {
 			sizes[n] = copy(packets[n], r.buf[:r.size])
-			e := relayEndpoint(r.from)
-			eps[n] = &e
+			eps[n] = b.source(r.from)
 			n++
 			b.spare.Put(r.buf)
 		}
@@ -156,6 +157,30 @@ func (b *bind) receiveRelayed(done chan struct{}) conn.ReceiveFunc {
 		}
 		return n, nil
 	}
+}
+
+// hold keeps a peer on the direct path that was just set for it.
+type hold struct {
+	path  *directEndpoint
+	until time.Time
+}
+
+// holdTime is for how long packets that come over the relay do not move a peer
+// off a direct path that was just set. They are the ones that were under way:
+// without it each moves its receiver back, whose answers then move the sender
+// back, and under load the two may never agree.
+const holdTime = 2 * time.Second
+
+// source is what wireguard-go takes for the source of a packet from the relay.
+func (b *bind) source(peer Key) conn.Endpoint {
+	if h, ok := b.holds.Load(peer); ok {
+		if h := h.(hold); time.Now().Before(h.until) {
+			return h.path
+		}
+		b.holds.CompareAndDelete(peer, h)
+	}
+	e := relayEndpoint(peer)
+	return &e
 }
 
 // fromRelay queues a packet of peer; it is lost when the queue is full.

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -40,7 +41,19 @@ type kernel struct {
 type kernelPeer struct {
 	Peer
 	shim *shim
+	hold atomic.Pointer[kernelHold]
 }
+
+// kernelHold keeps a peer on the direct path that was just set for it, as hold
+// does in userspace: the kernel is told again after a packet from the relay.
+type kernelHold struct {
+	path    netip.AddrPort
+	until   time.Time
+	pending atomic.Bool
+}
+
+// againAfter is how soon; what the relay brings comes in bursts.
+const againAfter = 5 * time.Millisecond
 
 // newKernel makes the interface. EOPNOTSUPP: the kernel has no WireGuard.
 //
@@ -289,14 +302,43 @@ func (d *kernel) SetPath(peer Key, direct netip.AddrPort) error {
 	if !ok {
 		return fmt.Errorf("peer %s of %s: %w", peer, d.name, fs.ErrNotExist)
 	}
-	to := p.shim.addr
-	if direct.IsValid() {
-		var err error
-		if to, err = checkDirect(direct); err != nil {
-			return fmt.Errorf("set path of peer %s of %s: %w", peer, d.name, err)
-		}
+	if !direct.IsValid() {
+		p.hold.Store(nil)
+		return d.setEndpoint(peer, p.shim.addr)
 	}
+	to, err := checkDirect(direct)
+	if err != nil {
+		return fmt.Errorf("set path of peer %s of %s: %w", peer, d.name, err)
+	}
+	p.hold.Store(&kernelHold{path: to, until: time.Now().Add(holdTime)})
+	return d.setEndpoint(peer, to)
+}
+
+func (d *kernel) setEndpoint(peer Key, to netip.AddrPort) error {
 	return d.set(wgtypes.PeerConfig{PublicKey: wgtypes.Key(peer), UpdateOnly: true, Endpoint: net.UDPAddrFromAddrPort(to)})
+}
+
+// keep sets a held path again soon, once for many calls.
+func (d *kernel) keep(peer Key, p *kernelPeer) {
+	h := p.hold.Load()
+	if h == nil || !h.pending.CompareAndSwap(false, true) {
+		return
+	}
+	if time.Now().After(h.until) {
+		p.hold.CompareAndSwap(h, nil)
+		return
+	}
+	time.AfterFunc(againAfter, func() {
+		d.mu.RLock()
+		defer d.mu.RUnlock()
+		h.pending.Store(false)
+		if d.closed || d.peers[peer] != p || p.hold.Load() != h {
+			return
+		}
+		if err := d.setEndpoint(peer, h.path); err != nil {
+			d.logger.Warn("keep the path of a peer", "error", err)
+		}
+	})
 }
 
 func (d *kernel) FromRelay(peer Key, packet []byte) error {
@@ -313,6 +355,7 @@ func (d *kernel) FromRelay(peer Key, packet []byte) error {
 		return fmt.Errorf("peer %s of %s: %w", peer, d.name, fs.ErrNotExist)
 	}
 	p.shim.send(packet)
+	d.keep(peer, p)
 	return nil
 }
 

@@ -269,7 +269,6 @@ func dial(t testing.TB, ns int, to netip.AddrPort) net.Conn {
 		c, err = net.DialTimeout("tcp", to.String(), patience)
 		return err
 	}))
-	must(t, c.SetDeadline(time.Now().Add(patience)))
 	t.Cleanup(func() { c.Close() })
 	return c
 }
@@ -277,12 +276,13 @@ func dial(t testing.TB, ns int, to netip.AddrPort) net.Conn {
 // say sends a line over c and wants it back.
 func say(t testing.TB, c net.Conn, line string) {
 	t.Helper()
+	must(t, c.SetDeadline(time.Now().Add(patience)))
 	if _, err := io.WriteString(c, line); err != nil {
 		t.Fatal(err)
 	}
 	got := make([]byte, len(line))
-	if _, err := io.ReadFull(c, got); err != nil || string(got) != line {
-		t.Fatalf("sent %q, back came %q, %v", line, got, err)
+	if n, err := io.ReadFull(c, got); err != nil || string(got) != line {
+		t.Fatalf("sent %d bytes, %.20q, back came %d, %.20q: %v", len(line), line, n, got, err)
 	}
 }
 

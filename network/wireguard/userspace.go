@@ -154,6 +154,7 @@ func (d *userspace) RemovePeer(peer Key) error {
 		return err
 	}
 	delete(d.peers, peer)
+	d.bind.holds.Delete(peer)
 	return nil
 }
 
@@ -171,16 +172,20 @@ func (d *userspace) SetPath(peer Key, direct netip.AddrPort) error {
 	if err := d.know(peer); err != nil {
 		return err
 	}
-	e := relayEndpoint(peer)
-	to := e.DstToString()
-	if direct.IsValid() {
-		a, err := checkDirect(direct)
-		if err != nil {
-			return fmt.Errorf("set path of peer %s of %s: %w", peer, d.name, err)
-		}
-		to = a.String()
+	if !direct.IsValid() {
+		d.bind.holds.Delete(peer)
+		e := relayEndpoint(peer)
+		return d.set(peer, true, "endpoint="+e.DstToString())
 	}
-	return d.set(peer, true, "endpoint="+to)
+	to, err := checkDirect(direct)
+	if err != nil {
+		return fmt.Errorf("set path of peer %s of %s: %w", peer, d.name, err)
+	}
+	if d.bind.only {
+		return fmt.Errorf("set path of peer %s of %s to %s: the device is relay-only", peer, d.name, to)
+	}
+	d.bind.holds.Store(peer, hold{path: &directEndpoint{to: to}, until: time.Now().Add(holdTime)})
+	return d.set(peer, true, "endpoint="+to.String())
 }
 
 func (d *userspace) FromRelay(peer Key, packet []byte) error {

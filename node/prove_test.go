@@ -416,6 +416,9 @@ func TestTheDiskRemembersWhatWasProven(t *testing.T) {
 	if !ok || len(set) != 1 || set[0].Version != 1 {
 		t.Fatalf("restored %v, %v", set, ok)
 	}
+	if d := set[0].Deployment; d == nil || d.Name == "" || len(d.Workloads) != 1 || d.Workloads[0].Name != set[0].Plan.Name {
+		t.Fatalf("the workload comes with the deployment %+v", d)
+	}
 	// What is on the disk is judged like what comes over the wire.
 	g.prover.last.Cases[0].History[0].Signatures = g.prover.last.Cases[0].History[0].Signatures[:1]
 	if err := g.prover.keep(g.prover.last); err != nil {

@@ -31,8 +31,8 @@ first start. Servers that name each other's URLs with --peer pass on what is mea
 for the other's clients; start each of them once to learn its URL.
 
 Keys of nodes are read from the ledger of the context, or of --genesis and --ledger.`,
-		Example: `  zos serve rendezvous --dir /var/lib/zos/rendezvous --listen 0.0.0.0:443 --advertise r1.example.org:443 \
-    --peer tls://r2.example.net:443#PIN`,
+		Example: `  zos serve rendezvous --dir /var/lib/zos/rendezvous --listen 0.0.0.0:443 \
+    --advertise r1.example.org:443 --peer tls://r2.example.net:443#PIN`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Logger = a.serviceLog()

@@ -53,6 +53,12 @@ type world struct {
 // startWorld starts a grid and waits until its nodes have joined.
 func startWorld(t *testing.T, firmware qemu.Firmware, identity string, nodes int) *world {
 	t.Helper()
+	return startWorldOf(t, Options{Nodes: nodes, Identity: identity, Firmware: firmware})
+}
+
+// startWorldOf starts the grid of o in a directory of its own.
+func startWorldOf(t *testing.T, o Options) *world {
+	t.Helper()
 	image, err := filepath.Abs("../bin/image")
 	if err != nil {
 		t.Fatal(err)
@@ -67,10 +73,8 @@ func startWorld(t *testing.T, firmware qemu.Firmware, identity string, nodes int
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), bootTime)
 	defer cancel()
-	g, err := Up(ctx, Options{
-		Dir: dir, Image: image, Nodes: nodes, Identity: identity, Firmware: firmware,
-		Progress: t.Logf, Log: slog.New(slog.NewTextHandler(logFile, nil)),
-	})
+	o.Dir, o.Image, o.Progress, o.Log = dir, image, t.Logf, slog.New(slog.NewTextHandler(logFile, nil))
+	g, err := Up(ctx, o)
 	if err != nil {
 		t.Fatalf("start the grid (is it built? run: make build): %v", err)
 	}

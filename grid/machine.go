@@ -49,6 +49,9 @@ func newMachine(d dir, name string, i int, o Options, bootFile string, log *slog
 		Console: filepath.Join(home, "console.log"),
 		Network: &qemu.Network{MAC: macOf(i), BootFile: bootFile, Segment: filepath.Join(home, "segment")},
 	}
+	if o.Underlay != nil {
+		c.Network, c.Extra = nil, o.Underlay.Wire(i, macOf(i), bootFile)
+	}
 	if o.Memory != 0 {
 		c.MemoryMB = o.Memory
 	}
@@ -173,7 +176,10 @@ func kill(vm *qemu.VM) error {
 func (m *machine) state() NodeState {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := NodeState{Name: m.name, Boots: m.boots, Console: m.config.Console, TPM: m.config.TPM, Segment: m.config.Network.Segment}
+	s := NodeState{Name: m.name, Boots: m.boots, Console: m.config.Console, TPM: m.config.TPM}
+	if m.config.Network != nil {
+		s.Segment = m.config.Network.Segment
+	}
 	if m.vm != nil {
 		s.PID = m.vm.PID()
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"net/url"
 	"strings"
 
@@ -33,12 +32,9 @@ type Options struct {
 	Identity string
 	Firmware qemu.Firmware
 	Memory   int // MiB per machine; 0: what its identity needs
-	// Listen is the address of this machine on which the services listen; not
-	// valid: 127.0.0.1.
-	Listen netip.Addr
-	// Guest is the address by which machines dial the services; not valid:
-	// 10.0.2.2, which QEMU's user network makes of 127.0.0.1.
-	Guest netip.Addr
+	// Underlay, if not nil, joins machines and services instead of QEMU's user
+	// network.
+	Underlay Underlay
 	// Progress is told what goes on, one line at a time.
 	Progress func(format string, args ...any)
 	Log      *slog.Logger
@@ -69,26 +65,17 @@ func (o Options) identity(i int) string {
 	return ways[(i-1)%len(ways)]
 }
 
-// listen is a free port of the address on which services listen.
-func (o Options) listen() string {
-	addr := o.Listen
-	if !addr.IsValid() {
-		addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	}
-	return netip.AddrPortFrom(addr, 0).String()
-}
-
 // guest is a service's URL as the machines dial it.
 func (o Options) guest(raw string) string {
 	u, err := url.Parse(raw)
 	if err != nil {
 		return raw
 	}
-	addr := o.Guest
-	if !addr.IsValid() {
-		addr = netip.AddrFrom4([4]byte{10, 0, 2, 2})
+	addr := "10.0.2.2" // what QEMU's user network makes of 127.0.0.1
+	if o.Underlay != nil {
+		addr = o.Underlay.Address().String()
 	}
-	u.Host = net.JoinHostPort(addr.String(), u.Port())
+	u.Host = net.JoinHostPort(addr, u.Port())
 	return u.String()
 }
 

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,7 +49,8 @@ func startServices(ctx context.Context, d dir, genesis []byte, validatorSeed []b
 			err = errors.Join(err, s.stop())
 		}
 	}()
-	free, log := o.listen(), o.Log
+	const free = "127.0.0.1:0"
+	log := o.Log
 	if s.validator, err = ledger.Start(ctx, ledger.Config{
 		Dir: d.ledger(), Genesis: genesis, ValidatorKey: validatorSeed, RPC: free, P2P: free, Logger: log,
 	}); err != nil {
@@ -61,7 +64,7 @@ func startServices(ctx context.Context, d dir, genesis []byte, validatorSeed []b
 		return s, fmt.Errorf("start the ledger's witness: %w", err)
 	}
 	s.watch("the ledger's witness", s.witness)
-	if err := s.startRendezvous(ctx, d, gridID(genesis), free, log); err != nil {
+	if err := s.startRendezvous(ctx, d, gridID(genesis), o); err != nil {
 		return s, fmt.Errorf("start the rendezvous: %w", err)
 	}
 	hubURL, err := s.http(run, free, func(ctx context.Context, l net.Listener) error { return hub.Serve(ctx, l, d.hub(), log) })
@@ -74,9 +77,37 @@ func startServices(ctx context.Context, d dir, genesis []byte, validatorSeed []b
 	}
 	s.urls = URLs{Ledger: s.validator.URL(), Witness: s.witness.URL(), Hub: hubURL, Boot: bootURL, Rendezvous: []string{}}
 	for _, r := range s.rendezvous {
-		s.urls.Rendezvous = append(s.urls.Rendezvous, r.URL())
+		s.urls.Rendezvous = append(s.urls.Rendezvous, local(r.URL()))
+	}
+	if o.Underlay == nil {
+		return s, nil
+	}
+	for _, u := range []string{s.urls.Ledger, s.urls.Witness, hubURL, bootURL} {
+		if err := o.Underlay.Expose(portOf(u)); err != nil {
+			return s, fmt.Errorf("let machines dial %s: %w", u, err)
+		}
 	}
 	return s, nil
+}
+
+// local is a service's URL as this host dials it.
+func local(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return raw
+	}
+	u.Host = net.JoinHostPort("127.0.0.1", u.Port())
+	return u.String()
+}
+
+// portOf is the port in a URL, 0 if there is none.
+func portOf(raw string) uint16 {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return 0
+	}
+	port, _ := strconv.ParseUint(u.Port(), 10, 16)
+	return uint16(port)
 }
 
 // rendezvousServers is how many a grid on one machine has: so that the loss of
@@ -84,17 +115,32 @@ func startServices(ctx context.Context, d dir, genesis []byte, validatorSeed []b
 const rendezvousServers = 2
 
 // startRendezvous starts the servers that nodes meet at, joined with each other.
-func (s *services) startRendezvous(ctx context.Context, d dir, grid canon.Hash, listen string, log *slog.Logger) error {
+// They see where nodes come from, so they listen in the nodes' own network.
+func (s *services) startRendezvous(ctx context.Context, d dir, grid canon.Hash, o Options) error {
+	within, listen := func(open func() error) error { return open() }, "127.0.0.1:0"
+	if o.Underlay != nil {
+		within, listen = o.Underlay.Within, netip.AddrPortFrom(o.Underlay.Address(), 0).String()
+	}
 	for i := range rendezvousServers {
-		r, err := server.Serve(ctx, server.Config{Listen: listen, CertDir: d.rendezvous(i + 1), Grid: grid, Bound: s.readBound, Logger: log})
+		err := within(func() error {
+			r, err := server.Serve(ctx, server.Config{Listen: listen, CertDir: d.rendezvous(i + 1), Grid: grid, Bound: s.readBound, Logger: o.Log})
+			if err == nil {
+				s.rendezvous = append(s.rendezvous, r)
+			}
+			return err
+		})
 		if err != nil {
 			return err
 		}
-		s.rendezvous = append(s.rendezvous, r)
+		if o.Underlay != nil {
+			if err := o.Underlay.Admit(portOf(s.rendezvous[i].URL())); err != nil {
+				return fmt.Errorf("dial it from this host: %w", err)
+			}
+		}
 	}
 	for _, r := range s.rendezvous {
 		for _, other := range s.rendezvous {
-			if err := r.AddRoute(other.URL()); err != nil {
+			if err := r.AddRoute(local(other.URL())); err != nil {
 				return fmt.Errorf("join with another: %w", err)
 			}
 		}

@@ -1,9 +1,11 @@
 package netlab
 
 import (
+	"context"
 	"io"
 	"net"
 	"sync"
+	"time"
 )
 
 // Forward accepts TCP connections in the host and leads each to an address
@@ -13,7 +15,27 @@ import (
 // listens.
 func (h *Host) Forward(listen, outside string) net.Addr {
 	h.lab.tb.Helper()
-	l := h.Listen("tcp", listen)
+	return h.lab.carry(h.Listen("tcp", listen), func() (net.Conn, error) { return net.Dial("tcp", outside) })
+}
+
+// Reach is the other way round: it accepts TCP connections at an address outside
+// of the laboratory and leads each to one that the host can dial, so that
+// programs of the machine reach services that run in the host.
+func (h *Host) Reach(outside, inside string) net.Addr {
+	h.lab.tb.Helper()
+	l, err := net.Listen("tcp", outside)
+	if err != nil {
+		h.lab.tb.Fatalf("netlab: listen at %s: %v", outside, err)
+	}
+	return h.lab.carry(l, func() (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		return h.Dial(ctx, "tcp", inside)
+	})
+}
+
+// carry leads what l accepts to what dial makes, until the laboratory closes.
+func (l *Lab) carry(in net.Listener, dial func() (net.Conn, error)) net.Addr {
 	var mu sync.Mutex
 	open := map[net.Conn]struct{}{}
 	closed := false
@@ -34,32 +56,32 @@ func (h *Host) Forward(listen, outside string) net.Addr {
 		defer mu.Unlock()
 		delete(open, c)
 	}
-	h.lab.work.Add(1)
+	l.work.Add(1)
 	go func() {
-		defer h.lab.work.Done()
+		defer l.work.Done()
 		for {
-			in, err := l.Accept()
+			c, err := in.Accept()
 			if err != nil {
 				return
 			}
-			if !keep(in) {
+			if !keep(c) {
 				return
 			}
-			h.lab.work.Add(1)
+			l.work.Add(1)
 			go func() {
-				defer h.lab.work.Done()
-				defer drop(in)
-				out, err := net.Dial("tcp", outside)
+				defer l.work.Done()
+				defer drop(c)
+				out, err := dial()
 				if err != nil || !keep(out) {
 					return
 				}
 				defer drop(out)
-				splice(in.(*net.TCPConn), out.(*net.TCPConn))
+				splice(c.(*net.TCPConn), out.(*net.TCPConn))
 			}()
 		}
 	}()
-	h.lab.onClose(func() error {
-		err := l.Close()
+	l.onClose(func() error {
+		err := in.Close()
 		mu.Lock()
 		defer mu.Unlock()
 		closed = true
@@ -68,7 +90,7 @@ func (h *Host) Forward(listen, outside string) net.Addr {
 		}
 		return err
 	})
-	return l.Addr()
+	return in.Addr()
 }
 
 // splice copies both ways until both have ended.

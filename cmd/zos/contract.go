@@ -114,8 +114,8 @@ func (a *app) showContract(k client.Contract, j client.Judged, names client.Name
 	r := contractRowOf(k, names)
 	newest := j.Versions[len(j.Versions)-1]
 	lines := []string{}
-	for _, w := range k.Plan.Workloads {
-		lines = append(lines, describe(w, names)...)
+	for _, p := range parts(&k.Plan, names) {
+		lines = append(lines, p.lines...)
 	}
 	if a.format == "json" {
 		return a.json(map[string]any{

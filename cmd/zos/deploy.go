@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/client"
 	"github.com/zero-os/zos/contract"
+	"github.com/zero-os/zos/network"
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/spec"
 	"github.com/zero-os/zos/spec/plan"
@@ -107,54 +109,66 @@ func (a *app) showDiff(lines []string) {
 	}
 }
 
+// part is a network or a workload of a plan, as people read it.
+type part struct {
+	key   string
+	lines []string // a fact each; the first says what it is
+}
+
+// parts are what a plan is made of. Routers are shown as their network's nodes.
+func parts(p *plan.Plan, names client.Names) []part {
+	var out []part
+	if p == nil {
+		return nil
+	}
+	for _, n := range p.Networks {
+		out = append(out, part{"network " + n.Name, network.Describe(n, names.Of)})
+	}
+	for _, w := range p.Workloads {
+		if w.Kind != plan.KindNetwork {
+			out = append(out, part{"workload " + w.Name, describe(w, names)})
+		}
+	}
+	return out
+}
+
 // diff lists what changes from one plan to another, a line each, with + or -
 // in front, or a blank for what stays.
 func diff(from, to *plan.Plan, names client.Names) []string {
 	old := map[string][]string{}
-	if from != nil {
-		for _, w := range from.Workloads {
-			old[w.Name] = describe(w, names)
-		}
+	for _, p := range parts(from, names) {
+		old[p.key] = p.lines
 	}
 	out := []string{}
-	for _, w := range to.Workloads {
-		lines := describe(w, names)
-		before := old[w.Name]
-		delete(old, w.Name)
-		kept := map[string]bool{}
-		for _, l := range before {
-			kept[l] = true
-		}
-		now := map[string]bool{}
-		for _, l := range lines {
-			now[l] = true
-		}
-		changed := len(before) != len(lines)
-		for _, l := range lines {
-			changed = changed || !kept[l]
-		}
-		if !changed {
-			continue
-		}
-		for _, l := range before {
-			if !now[l] {
-				out = append(out, "- "+l)
-			}
-		}
-		for i, l := range lines {
-			switch {
-			case !kept[l]:
-				out = append(out, "+ "+l)
-			case i == 0:
-				out = append(out, "  "+l)
-			}
+	for _, p := range parts(to, names) {
+		out = append(out, diffPart(old[p.key], p.lines)...)
+		delete(old, p.key)
+	}
+	for _, p := range parts(from, names) {
+		for _, l := range old[p.key] {
+			out = append(out, "- "+l)
 		}
 	}
-	if from != nil {
-		for _, w := range from.Workloads {
-			for _, l := range old[w.Name] {
-				out = append(out, "- "+l)
-			}
+	return out
+}
+
+// diffPart compares the facts of one part.
+func diffPart(before, lines []string) []string {
+	if slices.Equal(before, lines) {
+		return nil
+	}
+	var out []string
+	for _, l := range before {
+		if !slices.Contains(lines, l) {
+			out = append(out, "- "+l)
+		}
+	}
+	for i, l := range lines {
+		switch {
+		case !slices.Contains(before, l):
+			out = append(out, "+ "+l)
+		case i == 0:
+			out = append(out, "  "+l)
 		}
 	}
 	return out
@@ -179,6 +193,9 @@ func describe(w plan.Workload, names client.Names) []string {
 	}
 	for _, e := range c.Env {
 		lines = append(lines, fmt.Sprintf("    env      %q", e))
+	}
+	for _, n := range c.Networks {
+		lines = append(lines, network.DescribeAttachment(n)...)
 	}
 	return lines
 }

@@ -21,6 +21,8 @@ type Host struct {
 	lab  *Lab
 	name string
 	ns   *namespace
+	// foreign: made by somebody else, see Lab.Enter
+	foreign bool
 
 	mu    sync.Mutex
 	links map[string]struct{} // interfaces that the laboratory made
@@ -95,6 +97,9 @@ func (h *Host) must(what string, f func() error) {
 
 // Name is the host's name.
 func (h *Host) Name() string { return h.name }
+
+// Lab is the host's laboratory.
+func (h *Host) Lab() *Lab { return h.lab }
 
 // Fd is the host's network namespace, owned by the laboratory.
 func (h *Host) Fd() int { return int(h.ns.file.Fd()) }
@@ -502,4 +507,20 @@ func (h *Host) close() error {
 		errs = append(errs, n.file.Close())
 	}
 	return errors.Join(append(errs, h.ns.file.Close())...)
+}
+
+// Enter makes a Host of a namespace that somebody else made, by its path: for
+// Do and what is built on it. The laboratory doesn't look for what is left in
+// it.
+func (l *Lab) Enter(name, path string) *Host {
+	l.tb.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		l.tb.Fatalf("netlab: enter %s: %v", name, err)
+	}
+	h := &Host{lab: l, name: name, ns: &namespace{f}, foreign: true, links: map[string]struct{}{}}
+	l.mu.Lock()
+	l.hosts = append(l.hosts, h)
+	l.mu.Unlock()
+	return h
 }

@@ -76,7 +76,9 @@ func (l *Lab) Close() error {
 		errs = append(errs, closers[i]())
 	}
 	for _, h := range hosts {
-		errs = append(errs, h.leftovers())
+		if !h.foreign {
+			errs = append(errs, h.leftovers())
+		}
 	}
 	for _, h := range hosts {
 		errs = append(errs, h.close())

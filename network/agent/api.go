@@ -42,6 +42,12 @@ type Relay interface {
 	Send(to canon.Hash, packet []byte) error
 	// Servers are where observation probes go.
 	Servers() []netip.AddrPort
+	// Watch asks the servers to report where an observation probe with this
+	// token comes from, until Unwatch.
+	Watch(token [16]byte) error
+	Unwatch(token [16]byte)
+	// Poke says that the node's addresses changed.
+	Poke()
 }
 
 // Identity is what the ledger says of a slot.
@@ -82,16 +88,26 @@ type Config struct {
 	Periods Periods
 	Logger  *slog.Logger     // nil: none
 	Now     func() time.Time // nil: time.Now
+
+	openRouter func(netns int) (router, error) // tests
 }
 
 // Host is the node's connection to the underlay.
 type Host interface {
-	// Addresses are the addresses at which others might reach the node: no
-	// loopback, no link-local, nothing of the node's own virtual networks.
-	Addresses() ([]netip.Addr, error)
-	// Watch calls changed, from one goroutine, whenever addresses or routes may
+	Underlay() (Underlay, error)
+	// Watch calls changed, from one goroutine, whenever what Underlay tells may
 	// have changed, until ctx ends.
 	Watch(ctx context.Context, changed func()) error
+}
+
+// Underlay is by which addresses the node is connected now.
+type Underlay struct {
+	// Addresses at which others might reach the node: no loopback, no link-local,
+	// nothing of the node's own virtual networks.
+	Addresses []netip.Addr
+	// Routes identifies the default routes: another text means that packets
+	// leave by another way.
+	Routes string
 }
 
 // Periods are how often things happen. Zero fields mean the defaults.

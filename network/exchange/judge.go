@@ -28,31 +28,29 @@ type Expected struct {
 // not for what, it must be), "binding-expired" (or not yet valid), "binding-old"
 // (a newer one is known).
 func Judge(b Theirs, e Expected) error {
-	no := func(code, what string) error {
-		return problem.New(code, "binding of slot %s: %s", e.Slot.Short(), what)
-	}
+	of := e.Slot.Short()
 	now, skew, life := unix(e.Now), uint64(MaxSkew/time.Second), uint64(MaxLife/time.Second)
 	switch {
 	case b.Network != e.Network:
-		return no("binding-refused", "it is for another network")
+		return problem.New("binding-refused", "binding of slot %s: it is for another network", of)
 	case b.Slot != e.Slot:
-		return no("binding-refused", "it names another slot")
+		return problem.New("binding-refused", "binding of slot %s: it names another slot", of)
 	case b.SlotEpoch != e.SlotEpoch:
-		return no("binding-refused", "it is of another epoch of the slot")
+		return problem.New("binding-refused", "binding of slot %s: it is of another epoch of the slot", of)
 	case !b.Signer.Equal(e.Key):
-		return no("binding-refused", "another key than the slot's signed it")
+		return problem.New("binding-refused", "binding of slot %s: another key than the slot's signed it", of)
 	case b.KeyEpoch != e.KeyEpoch:
-		return no("binding-refused", "it is for another key epoch")
+		return problem.New("binding-refused", "binding of slot %s: it is for another key epoch", of)
 	case b.Expiry <= b.Issued || b.Expiry-b.Issued > life:
-		return no("binding-refused", "it would last longer than allowed")
+		return problem.New("binding-refused", "binding of slot %s: it would last longer than allowed", of)
 	case b.Issued > now+skew:
-		return no("binding-expired", "it begins in the future: a clock is wrong")
+		return problem.New("binding-expired", "binding of slot %s: it begins in the future: a clock is wrong", of)
 	case b.Expiry <= now:
-		return no("binding-expired", "it has expired")
+		return problem.New("binding-expired", "binding of slot %s: it has expired", of)
 	case b.Sequence < e.KnownSequence:
-		return no("binding-old", "a newer one is known")
+		return problem.New("binding-old", "binding of slot %s: a newer one is known", of)
 	case b.Sequence == e.KnownSequence && b.ID != e.KnownID:
-		return no("binding-refused", "two different ones have one sequence")
+		return problem.New("binding-refused", "binding of slot %s: two different ones have one sequence", of)
 	}
 	return nil
 }

@@ -1,0 +1,471 @@
+package agent_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/linux/firewall"
+	"github.com/zero-os/zos/netlab"
+	"github.com/zero-os/zos/network"
+	"github.com/zero-os/zos/network/agent"
+	"github.com/zero-os/zos/network/wireguard"
+	"github.com/zero-os/zos/sign"
+)
+
+// lab is agents with real devices, routes and probes in a laboratory. Messenger
+// and relay are functions; the one server observes addresses.
+type lab struct {
+	*netlab.Lab
+	t        *testing.T
+	internet *netlab.Segment
+	server   netip.AddrPort
+
+	mu    sync.Mutex
+	nodes map[canon.Hash]*labNode
+	watch map[[16]byte]*labNode
+
+	relayed atomic.Int64
+}
+
+type labNode struct {
+	lab     *lab
+	number  int
+	slot    canon.Hash
+	host    *netlab.Host
+	router  *netlab.Host
+	devices *wireguard.Host
+	addrs   *agent.KernelHost
+	agent   *agent.Agent
+	handler func(context.Context, canon.Hash, []byte) ([]byte, error)
+	cancel  func()
+	done    chan error
+}
+
+var (
+	labGrid = canon.Sum([]byte("lab"))
+	labNet  = canon.Sum([]byte("net"))
+)
+
+const observeMagic = "observe:"
+
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	l := &lab{Lab: netlab.New(t), t: t, nodes: map[canon.Hash]*labNode{}, watch: map[[16]byte]*labNode{}}
+	l.internet = l.Segment("internet", "198.51.100.0/24")
+	server := l.Host("server", l.internet)
+	conn := server.ListenPacket("udp4", ":443")
+	l.server = netip.AddrPortFrom(server.Addr4(), 443)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b := make([]byte, 2048)
+		for {
+			n, from, err := conn.ReadFromUDPAddrPort(b)
+			if err != nil {
+				return
+			}
+			if n != len(observeMagic)+16 || string(b[:len(observeMagic)]) != observeMagic {
+				continue
+			}
+			token := [16]byte(b[len(observeMagic):n])
+			l.mu.Lock()
+			node := l.watch[token]
+			l.mu.Unlock()
+			if node != nil {
+				node.agent.Observed(token, from)
+			}
+		}
+	}()
+	t.Cleanup(func() { conn.Close(); <-done })
+	return l
+}
+
+// node makes a node on a host, with a router namespace that has the address
+// 10.20.<number>.1.
+func (l *lab) node(number int, host *netlab.Host, periods agent.Periods) *labNode {
+	l.t.Helper()
+	must := func(err error) {
+		l.t.Helper()
+		if err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	n := &labNode{lab: l, number: number, slot: canon.Hash{byte(number)}, host: host, router: l.Host(fmt.Sprintf("router-%d", number))}
+	n.router.Run("ip", "addr", "add", n.addr().String()+"/32", "dev", "lo")
+	must(host.Try(func() error { return firewall.Host{}.Apply() }))
+	var err error
+	n.devices, err = wireguard.OpenHost(host.Fd(), nil)
+	must(err)
+	n.addrs, err = agent.OpenHost(host.Fd())
+	must(err)
+	n.agent, err = agent.New(agent.Config{
+		Grid: labGrid, Slot: n.slot, Epoch: 1, Signer: sign.FromSeed([32]byte{byte(number)}), Messenger: n, Relay: n,
+		Bound: func(_ context.Context, slot canon.Hash) (agent.Identity, error) {
+			return agent.Identity{Epoch: 1, Key: sign.FromSeed([32]byte{slot[0]}).Public()}, nil
+		},
+		ObserveProbe: func(token [16]byte) []byte { return append([]byte(observeMagic), token[:]...) },
+		Devices:      n.devices, Engine: wireguard.Userspace, Host: n.addrs, Periods: periods,
+	})
+	must(err)
+	l.mu.Lock()
+	l.nodes[n.slot] = n
+	l.mu.Unlock()
+	ctx, cancel := context.WithCancel(context.Background())
+	n.cancel, n.done = cancel, make(chan error, 1)
+	go func() { n.done <- n.agent.Run(ctx) }()
+	l.t.Cleanup(func() {
+		cancel()
+		if err := errors.Join(<-n.done, n.addrs.Close(), n.devices.Close()); err != nil {
+			l.t.Errorf("node %d: %v", number, err)
+		}
+	})
+	return n
+}
+
+func (n *labNode) addr() netip.Addr { return netip.AddrFrom4([4]byte{10, 20, byte(n.number), 1}) }
+
+// ensure makes the network on all nodes.
+func (l *lab) ensure(nodes ...*labNode) {
+	l.t.Helper()
+	for _, n := range nodes {
+		t := network.Topology{ID: labNet, Name: "lab", Self: n.slot}
+		for _, o := range nodes {
+			p := netip.PrefixFrom(o.addr(), 24).Masked()
+			six := netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 1, 2, 3, 4, 5, 0, byte(o.number)}), 64)
+			t.Nodes = append(t.Nodes, network.Node{Slot: o.slot, Prefixes: []netip.Prefix{p, six}})
+		}
+		if err := n.agent.Ensure(context.Background(), t, n.router.Fd()); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+}
+
+func (n *labNode) Handle(_ string, h func(context.Context, canon.Hash, []byte) ([]byte, error)) {
+	n.handler = h
+}
+
+func (n *labNode) Call(ctx context.Context, slot canon.Hash, _ string, body []byte) ([]byte, error) {
+	n.lab.mu.Lock()
+	o := n.lab.nodes[slot]
+	n.lab.mu.Unlock()
+	if o == nil {
+		return nil, errors.New("nobody is there")
+	}
+	return o.handler(ctx, n.slot, body)
+}
+
+func (n *labNode) Send(to canon.Hash, packet []byte) error {
+	n.lab.mu.Lock()
+	o := n.lab.nodes[to]
+	n.lab.mu.Unlock()
+	if o == nil {
+		return errors.New("nobody is there")
+	}
+	n.lab.relayed.Add(1)
+	o.agent.Relayed(n.slot, packet)
+	return nil
+}
+
+func (n *labNode) Servers() []netip.AddrPort { return []netip.AddrPort{n.lab.server} }
+func (n *labNode) Poke()                     {}
+func (n *labNode) Watch(token [16]byte) error {
+	n.lab.mu.Lock()
+	defer n.lab.mu.Unlock()
+	n.lab.watch[token] = n
+	return nil
+}
+func (n *labNode) Unwatch(token [16]byte) {
+	n.lab.mu.Lock()
+	defer n.lab.mu.Unlock()
+	delete(n.lab.watch, token)
+}
+
+func (n *labNode) peer(o *labNode) agent.PeerStatus {
+	s, _ := n.agent.Status(labNet)
+	for _, p := range s.Peers {
+		if p.Slot == o.slot {
+			return p
+		}
+	}
+	return agent.PeerStatus{}
+}
+
+// until waits for ok; the deadline is far beyond what it takes anywhere.
+func (l *lab) until(what string, ok func() bool) time.Duration {
+	l.t.Helper()
+	begin := time.Now()
+	deadline := time.NewTimer(90 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			for _, n := range l.nodes {
+				s, _ := n.agent.Status(labNet)
+				l.t.Logf("node %d: %+v", n.number, s)
+			}
+			l.t.Fatalf("%s: not within 90 s", what)
+		}
+	}
+	return time.Since(begin)
+}
+
+func on(path string, a, b *labNode) func() bool {
+	return func() bool { return a.peer(b).Path == path && b.peer(a).Path == path }
+}
+
+// stream sends numbered datagrams from one router namespace to another, which
+// sends each back, and tells which did not return.
+type stream struct {
+	conn   net.Conn
+	echo   *net.UDPConn
+	stop   chan struct{}
+	work   sync.WaitGroup
+	sent   atomic.Uint32
+	back   sync.Map
+	number atomic.Uint32 // of answers
+}
+
+func (l *lab) stream(a, b *labNode, every time.Duration) *stream {
+	l.t.Helper()
+	s := &stream{stop: make(chan struct{})}
+	s.echo = b.router.ListenPacket("udp4", netip.AddrPortFrom(b.addr(), 7).String())
+	var err error
+	if s.conn, err = a.router.Dial(context.Background(), "udp4", netip.AddrPortFrom(b.addr(), 7).String()); err != nil {
+		l.t.Fatal(err)
+	}
+	s.work.Go(func() {
+		buf := make([]byte, 2000)
+		for {
+			n, from, err := s.echo.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			_, _ = s.echo.WriteToUDPAddrPort(buf[:n], from)
+		}
+	})
+	s.work.Go(func() {
+		buf := make([]byte, 2000)
+		for {
+			n, err := s.conn.Read(buf)
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if err == nil && n >= 4 {
+				if _, again := s.back.LoadOrStore(binary.BigEndian.Uint32(buf), true); !again {
+					s.number.Add(1)
+				}
+			}
+		}
+	})
+	s.work.Go(func() {
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for {
+			select {
+			case <-s.stop:
+				return
+			case <-tick.C:
+				b := binary.BigEndian.AppendUint32(make([]byte, 0, 500), s.sent.Load())
+				if _, err := s.conn.Write(b[:500]); err == nil {
+					s.sent.Add(1)
+				}
+			}
+		}
+	})
+	return s
+}
+
+// end stops the stream and returns the datagrams that did not return.
+func (s *stream) end() (lost []uint32) {
+	close(s.stop)
+	// What is on its way arrives, or never does.
+	settle := time.NewTimer(2 * time.Second)
+	defer settle.Stop()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+wait:
+	for s.number.Load() < s.sent.Load() {
+		select {
+		case <-settle.C:
+			break wait
+		case <-tick.C:
+		}
+	}
+	s.conn.Close()
+	s.echo.Close()
+	s.work.Wait()
+	for i := range s.sent.Load() {
+		if _, ok := s.back.Load(i); !ok {
+			lost = append(lost, i)
+		}
+	}
+	return lost
+}
+
+// arrives tells that datagrams come back now.
+func (s *stream) arrives(l *lab) {
+	l.t.Helper()
+	before := s.number.Load()
+	l.until("datagrams", func() bool { return s.number.Load() >= before+20 })
+}
+
+func TestPathsThroughRouters(t *testing.T) {
+	for _, c := range []struct {
+		a, b netlab.NAT
+		path string
+	}{
+		{netlab.PortRestricted, netlab.PortRestricted, agent.PathDirect},
+		{netlab.FullCone, netlab.AddressRestricted, agent.PathDirect},
+		{netlab.Firewall, netlab.Firewall, agent.PathDirect},
+		{netlab.Symmetric, netlab.Symmetric, agent.PathRelay},
+	} {
+		t.Run(string(c.a)+" and "+string(c.b), func(t *testing.T) {
+			l := newLab(t)
+			a := l.node(1, l.Site("left", netlab.SiteConfig{WAN: l.internet, NAT: c.a, LAN: []string{"192.168.1.0/24"}}).Host("a"), agent.Periods{})
+			b := l.node(2, l.Site("right", netlab.SiteConfig{WAN: l.internet, NAT: c.b, LAN: []string{"192.168.2.0/24"}}).Host("b"), agent.Periods{})
+			l.ensure(a, b)
+			s := l.stream(a, b, 20*time.Millisecond)
+			s.arrives(l)
+			if c.path == agent.PathDirect {
+				t.Logf("direct after %v", l.until("direct", on(agent.PathDirect, a, b)))
+				s.arrives(l)
+				// Once direct, the relay carries nothing of the stream.
+				before, sent := l.relayed.Load(), s.sent.Load()
+				l.until("a second of datagrams", func() bool { return s.sent.Load() >= sent+50 })
+				if n := l.relayed.Load() - before; n > 20 {
+					t.Errorf("%d packets went through the relay", n)
+				}
+			} else {
+				// As long as a burst of probes takes, and its repetition.
+				sent := s.sent.Load()
+				l.until("seconds of datagrams", func() bool { return s.sent.Load() >= sent+250 })
+				if !on(agent.PathRelay, a, b)() {
+					t.Errorf("paths %+v and %+v", a.peer(b), b.peer(a))
+				}
+			}
+			s.end()
+		})
+	}
+}
+
+func TestNeighboursTalkOverTheirLAN(t *testing.T) {
+	l := newLab(t)
+	site := l.Site("home", netlab.SiteConfig{WAN: l.internet, NAT: netlab.Symmetric, LAN: []string{"192.168.1.0/24"}})
+	a, b := l.node(1, site.Host("a"), agent.Periods{}), l.node(2, site.Host("b"), agent.Periods{})
+	l.ensure(a, b)
+	l.until("a path on the LAN", func() bool {
+		return a.peer(b).Address.Addr() == b.host.Addr4() && b.peer(a).Address.Addr() == a.host.Addr4()
+	})
+}
+
+// The direct path is cut and comes back: the stream goes on, by the relay and
+// then directly again.
+func TestCutPathFallsBackAndReturns(t *testing.T) {
+	l := newLab(t)
+	left := l.Site("left", netlab.SiteConfig{WAN: l.internet, NAT: netlab.PortRestricted, LAN: []string{"192.168.1.0/24"}})
+	right := l.Site("right", netlab.SiteConfig{WAN: l.internet, NAT: netlab.PortRestricted, LAN: []string{"192.168.2.0/24"}})
+	a, b := l.node(1, left.Host("a"), agent.Periods{}), l.node(2, right.Host("b"), agent.Periods{})
+	l.ensure(a, b)
+	s := l.stream(a, b, 20*time.Millisecond)
+	l.until("direct", on(agent.PathDirect, a, b))
+	left.Router.Nft("table inet cut { chain c { type filter hook forward priority -10; meta l4proto udp drop; }; }")
+	t.Logf("on the relay %v after the cut", l.until("relay", on(agent.PathRelay, a, b)))
+	s.arrives(l)
+	if !on(agent.PathRelay, a, b)() {
+		t.Errorf("off the relay while there is no other way: %+v and %+v", a.peer(b), b.peer(a))
+	}
+	left.Router.Run("nft", "delete", "table", "inet", "cut")
+	t.Logf("direct %v after the repair", l.until("direct again", on(agent.PathDirect, a, b)))
+	s.arrives(l)
+	s.end()
+}
+
+func TestRoamingNodeKeepsItsConnections(t *testing.T) {
+	l := newLab(t)
+	home := l.Site("home", netlab.SiteConfig{WAN: l.internet, NAT: netlab.PortRestricted, LAN: []string{"192.168.1.0/24"}})
+	cafe := l.Site("cafe", netlab.SiteConfig{WAN: l.internet, NAT: netlab.PortRestricted, LAN: []string{"192.168.9.0/24"}})
+	a := l.node(1, home.Host("a"), agent.Periods{})
+	b := l.node(2, l.Host("b", l.internet), agent.Periods{})
+	l.ensure(a, b)
+	s := l.stream(a, b, 10*time.Millisecond)
+	l.until("direct", on(agent.PathDirect, a, b))
+	before := b.peer(a).Address
+	number := s.number.Load()
+	a.host.NIC(0).Move(cafe.LAN)
+	l.until("datagrams after the move", func() bool { return s.number.Load() > number+50 })
+	l.until("direct from the new place", func() bool {
+		return on(agent.PathDirect, a, b)() && b.peer(a).Address.Addr() == cafe.Outer(true) && before.Addr() != cafe.Outer(true)
+	})
+	s.arrives(l)
+	lost := s.end()
+	t.Logf("%d of %d datagrams lost by moving", len(lost), s.sent.Load())
+}
+
+// Keys change four times under a stream that loses nothing.
+func TestRotationLosesNothing(t *testing.T) {
+	l := newLab(t)
+	p := agent.Periods{Rotate: 4 * time.Second, Overlap: 2 * time.Second, Linger: 500 * time.Millisecond, Renew: time.Second, MaxPSKAge: 3 * time.Second}
+	a, b := l.node(1, l.Host("a", l.internet), p), l.node(2, l.Host("b", l.internet), p)
+	l.ensure(a, b)
+	l.until("handshake", func() bool { return !a.peer(b).Handshake.IsZero() && !b.peer(a).Handshake.IsZero() })
+	l.until("direct", on(agent.PathDirect, a, b))
+	s := l.stream(a, b, 5*time.Millisecond)
+	s.arrives(l)
+	keys := map[wireguard.Key]bool{}
+	two := false
+	l.until("four changes of keys", func() bool {
+		st, _ := a.agent.Status(labNet)
+		for _, d := range st.Devices {
+			keys[d.PublicKey] = true
+		}
+		two = two || len(st.Devices) == 2
+		return len(keys) >= 5
+	})
+	s.arrives(l)
+	l.until("old keys gone", func() bool { st, _ := a.agent.Status(labNet); return len(st.Devices) == 1 })
+	if lost := s.end(); len(lost) > 0 {
+		t.Errorf("%d of %d datagrams were lost: %v", len(lost), s.sent.Load(), lost[:min(len(lost), 20)])
+	}
+	if !two {
+		t.Error("the devices of two epochs never stood side by side")
+	}
+}
+
+func TestRemovedNetworkLeavesNothing(t *testing.T) {
+	l := newLab(t)
+	a, b := l.node(1, l.Host("a", l.internet), agent.Periods{}), l.node(2, l.Host("b", l.internet), agent.Periods{})
+	l.ensure(a, b)
+	l.until("handshake", func() bool { return !a.peer(b).Handshake.IsZero() })
+	if out := a.router.Run("ip", "route", "show", "10.20.2.0/24"); out == "" {
+		t.Error("no route to the peer")
+	}
+	if err := a.agent.Remove(t.Context(), labNet); err != nil {
+		t.Fatal(err)
+	}
+	out := a.router.Run("ip", "-o", "link")
+	for _, name := range agent.DeviceNames() {
+		if strings.Contains(out, name) {
+			t.Errorf("%s is left: %s", name, out)
+		}
+	}
+	if out := a.router.Run("ip", "route", "show", "table", "all", "proto", fmt.Sprint(agent.RouteProtocol)); out != "" {
+		t.Errorf("routes are left: %s", out)
+	}
+	l.ensure(a, b)
+	l.until("handshake again", func() bool { return !a.peer(b).Handshake.IsZero() && !b.peer(a).Handshake.IsZero() })
+}

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -27,6 +28,8 @@ type ConnConfig struct {
 	Role Role
 	// Logger may be nil.
 	Logger *slog.Logger
+
+	ping time.Duration // pingEvery, if 0; for tests
 }
 
 // Conn is the links to all bus servers of a list. Links are tried again for
@@ -34,6 +37,7 @@ type ConnConfig struct {
 type Conn struct {
 	token  string
 	log    *slog.Logger
+	ping   time.Duration
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	next   atomic.Uint64 // inbox numbers
@@ -86,6 +90,10 @@ const (
 	maxURLs     = 8
 	dialTimeout = 5 * time.Second
 	pokeTimeout = 2 * time.Second // for a link to prove that it lives
+	// A link that answers nothing is given up when the third ping is due: after
+	// 15 s.
+	pingEvery = 5 * time.Second
+	pingsOut  = 2
 	retryFirst  = 100 * time.Millisecond
 	retryMost   = 5 * time.Second
 	inboxDepth  = 2 * Window
@@ -118,6 +126,7 @@ func Connect(cfg ConnConfig) (*Conn, error) {
 	c := &Conn{
 		token:   hex.EncodeToString(token[:]),
 		log:     log,
+		ping:    cmp.Or(cfg.ping, pingEvery),
 		cancel:  cancel,
 		subs:    map[*subscription]struct{}{},
 		inboxes: map[string]*inbox{},
@@ -408,8 +417,8 @@ func (l *link) once(ctx context.Context, role Role) error {
 		nats.IgnoreDiscoveredServers(),
 		nats.Timeout(dialTimeout),
 		nats.SetCustomDialer(d),
-		nats.PingInterval(5*time.Second),
-		nats.MaxPingsOutstanding(2),
+		nats.PingInterval(l.conn.ping),
+		nats.MaxPingsOutstanding(pingsOut),
 		nats.ClosedHandler(func(*nats.Conn) { close(ended) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			l.conn.log.Debug("bus link", "url", l.url, "error", err)

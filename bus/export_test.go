@@ -15,6 +15,12 @@ func (n *Node) SetLease(d time.Duration) { n.lease = d }
 
 func (c *Client) SetLease(d time.Duration) { c.lease = d }
 
+// WithPing makes a Conn look after its links more often.
+func WithPing(cfg ConnConfig, d time.Duration) ConnConfig {
+	cfg.ping = d
+	return cfg
+}
+
 // Forget makes the client say hello again.
 func (c *Client) Forget(slot canon.Hash) { c.forget(slot) }
 

@@ -92,11 +92,11 @@ const (
 	pokeTimeout = 2 * time.Second // for a link to prove that it lives
 	// A link that answers nothing is given up when the third ping is due: after
 	// 15 s.
-	pingEvery = 5 * time.Second
-	pingsOut  = 2
-	retryFirst  = 100 * time.Millisecond
-	retryMost   = 5 * time.Second
-	inboxDepth  = 2 * Window
+	pingEvery  = 5 * time.Second
+	pingsOut   = 2
+	retryFirst = 100 * time.Millisecond
+	retryMost  = 5 * time.Second
+	inboxDepth = 2 * Window
 )
 
 // Connect starts to dial every URL and returns at once; Ready waits. It fails

@@ -29,6 +29,7 @@ const (
 type bindings struct {
 	read  bus.Bound
 	now   func() time.Time
+	fresh time.Duration // how long what was read is used without reading again
 	limit *rate.Limiter
 
 	mu    sync.Mutex
@@ -43,8 +44,8 @@ type binding struct {
 	tried time.Time // when the ledger was asked last
 }
 
-func newBindings(read bus.Bound, now func() time.Time) *bindings {
-	return &bindings{read: read, now: now, limit: rate.NewLimiter(bindingRate, bindingsBurst), known: map[canon.Hash]*binding{}}
+func newBindings(read bus.Bound, fresh time.Duration, now func() time.Time) *bindings {
+	return &bindings{read: read, now: now, fresh: min(fresh, bindingFresh), limit: rate.NewLimiter(bindingRate, bindingsBurst), known: map[canon.Hash]*binding{}}
 }
 
 func (b *bindings) of(slot canon.Hash) *binding {
@@ -76,7 +77,7 @@ func (b *bindings) fits(ctx context.Context, l wire.Login, by sign.PublicKey, wa
 	e := b.of(l.Slot)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.has && b.now().Sub(e.got) < bindingFresh && judge(e) == nil {
+	if e.has && b.now().Sub(e.got) < b.fresh && judge(e) == nil {
 		return nil
 	}
 	// What fails for another reason than the ledger's word needs no reading.

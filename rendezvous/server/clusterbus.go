@@ -47,9 +47,14 @@ type busLinks struct {
 
 // inbox is where the answers to one question go.
 type inbox struct {
-	here bool     // the asker is a client of this server
-	pins []string // servers where it is one
+	here time.Time // when a client of this server asked; zero: none did
+	pins []string  // servers where one asked
 }
+
+// askedHere is how long a question that was asked here counts, when it then
+// comes from other servers too: an asker with several links sends it over all of
+// them at once, and one whose link here broke sends it again over the others.
+const askedHere = 2 * time.Second
 
 // busLink is one connection that carries messages.
 type busLink struct {
@@ -126,11 +131,11 @@ func (b *busLinks) publish(m busserver.Message) {
 	answer := strings.HasPrefix(m.Subject, inboxPrefix)
 	var to *inbox
 	if answer {
-		if to = b.inbox(m.Subject, false); to == nil || to.here {
+		if to = b.inbox(m.Subject, false); to == nil || !to.here.IsZero() {
 			return
 		}
 	} else if m.Reply != "" {
-		b.inbox(m.Reply, true).here = true
+		b.inbox(m.Reply, true).here = time.Now()
 	}
 	var frame []byte
 	var done []string
@@ -171,8 +176,12 @@ func (b *busLinks) received(pin string, m busserver.Message) {
 	b.mu.Lock()
 	j := b.joined
 	if m.Reply != "" && strings.HasPrefix(m.Reply, inboxPrefix) {
-		if in := b.inbox(m.Reply, true); !slices.Contains(in.pins, pin) {
+		in := b.inbox(m.Reply, true)
+		if !slices.Contains(in.pins, pin) {
 			in.pins = append(in.pins, pin)
+		}
+		if time.Since(in.here) > askedHere {
+			in.here = time.Time{}
 		}
 	}
 	b.mu.Unlock()

@@ -126,7 +126,7 @@ func Serve(ctx context.Context, cfg Config) (*Server, error) {
 	cfg.Limits = cfg.Limits.orDefaults()
 	s := &Server{cfg: cfg, log: cfg.Logger, conns: map[net.Conn]struct{}{}, busy: map[string]int{}}
 	s.guard = newGuard(cfg.Limits.HalfOpen, cfg.Limits.PerSite)
-	s.bindings = newBindings(cfg.Bound, time.Now)
+	s.bindings = newBindings(cfg.Bound, cfg.Limits.Recheck, time.Now)
 	var err error
 	if s.cert, err = certificate(cfg); err != nil {
 		return nil, err

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
 )
 
 // bind is the encrypted side of a userspace device: a UDP port in the host's
@@ -23,6 +24,7 @@ type bind struct {
 	toRelay func(Key, []byte)
 	onProbe func(netip.AddrPort, []byte)
 
+	in, out *gate        // packets towards the tenant, and from it
 	relayed chan relayed // what the relay brought
 	holds   sync.Map     // Key → hold
 	spare   sync.Pool    // of *[MaxPacket]byte
@@ -42,8 +44,8 @@ type relayed struct {
 	size int
 }
 
-func newBind(host int, c *Config) *bind {
-	b := &bind{host: host, only: c.RelayOnly, toRelay: c.ToRelay, onProbe: c.OnProbe, relayed: make(chan relayed, relayQueue)}
+func newBind(host int, c *Config, in, out *gate) *bind {
+	b := &bind{host: host, in: in, out: out, only: c.RelayOnly, toRelay: c.ToRelay, onProbe: c.OnProbe, relayed: make(chan relayed, relayQueue)}
 	b.spare.New = func() any { return new([MaxPacket]byte) }
 	return b
 }
@@ -108,7 +110,7 @@ func (b *bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 			return nil, 0, err
 		}
 		for _, s := range udp.sockets() {
-			receivers = append(receivers, b.withoutProbes(s.receiver()))
+			receivers = append(receivers, b.admit(s.receiver()))
 		}
 		b.udp.Store(udp)
 		b.port.Store(uint32(udp.port))
@@ -118,25 +120,42 @@ func (b *bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	return append(receivers, b.receiveRelayed(done)), uint16(b.port.Load()), nil
 }
 
-// withoutProbes takes probes out of what receive brings.
-func (b *bind) withoutProbes(receive conn.ReceiveFunc) conn.ReceiveFunc {
+// admit takes probes out of what receive brings, and lets in no more than the
+// device can work on.
+func (b *bind) admit(receive conn.ReceiveFunc) conn.ReceiveFunc {
 	return func(packets [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+		b.in.wait()
 		n, err := receive(packets, sizes, eps)
+		data := 0
 		for i := range n {
-			if p := packets[i][:sizes[i]]; isProbe(p) {
+			p := packets[i][:sizes[i]]
+			if isData(p) {
+				data++
+			} else if isProbe(p) {
 				b.onProbe(eps[i].(*directEndpoint).to, p)
 				sizes[i] = 0 // wireguard-go passes over it
 			}
 		}
+		b.in.enter(data)
 		return n, err
 	}
+}
+
+// isData tells whether p is a message that carries a packet. Keepalives, which
+// are data messages that carry none, are not.
+func isData(p []byte) bool {
+	return len(p) > device.MessageKeepaliveSize && p[0] == device.MessageTransportType
 }
 
 // receiveRelayed gives wireguard-go what came over the relay, until done.
 func (b *bind) receiveRelayed(done chan struct{}) conn.ReceiveFunc {
 	return func(packets [][]byte, sizes []int, eps []conn.Endpoint) (n int, err error) {
+		b.in.wait()
 		take := func(r relayed) {
 			sizes[n] = copy(packets[n], r.buf[:r.size])
+			if isData(r.buf[:r.size]) {
+				b.in.enter(1)
+			}
 			eps[n] = b.source(r.from)
 			n++
 			b.spare.Put(r.buf)
@@ -195,6 +214,9 @@ func (b *bind) fromRelay(peer Key, packet []byte) {
 
 // Send sends packets to a peer's address or into the relay.
 func (b *bind) Send(packets [][]byte, to conn.Endpoint) error {
+	if len(packets) > 0 && isData(packets[0]) { // all are of one kind
+		defer b.out.leave(len(packets))
+	}
 	switch e := to.(type) {
 	case *relayEndpoint:
 		for _, p := range packets {
@@ -239,4 +261,4 @@ func (b *bind) Close() error {
 // SetMark is not used: packets of a device are told by their port.
 func (b *bind) SetMark(uint32) error { return unix.EOPNOTSUPP }
 
-func (b *bind) BatchSize() int { return conn.IdealBatchSize }
+func (b *bind) BatchSize() int { return batch }

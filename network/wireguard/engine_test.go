@@ -59,7 +59,7 @@ func testEncrypted(t *testing.T, ea, eb Engine) {
 	}
 
 	for _, v6 := range []bool{false, true} {
-		settle(t, a, b, func() { direct(t, a, b, v6) }, func() { talk(t, a, b, false, "settle") }, false)
+		settle(t, a, b, func() { direct(t, a, b, v6) }, func() { talk(t, a, b, false, "settle") }, map[bool]string{false: "IPv4", true: "IPv6"}[v6])
 		relayed := a.sent.Load()
 		talk(t, a, b, false, marker+"-direct4")
 		talk(t, a, b, true, marker+"-direct6")
@@ -145,14 +145,23 @@ func testClose(t *testing.T, ea, eb Engine) {
 
 // settle moves two devices to a path, under traffic, until they stay: packets
 // of the old path that are still under way may move a device back.
-func settle(t *testing.T, a, b *site, move, traffic func(), relayed bool) {
+func settle(t *testing.T, a, b *site, move, traffic func(), path string) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("the path holds, relayed %t", relayed), func() bool {
+	is := func(s PeerStats) bool {
+		switch path {
+		case "relay":
+			return s.Relayed
+		case "IPv4":
+			return s.Endpoint.Addr().Is4()
+		}
+		return s.Endpoint.Addr().Is6()
+	}
+	eventually(t, "the path holds: "+path, func() bool {
 		move()
 		traffic()
 		before := a.sent.Load()
 		traffic()
-		return (a.sent.Load() > before) == relayed && a.stats(t).Relayed == relayed && b.stats(t).Relayed == relayed
+		return (a.sent.Load() > before) == (path == "relay") && is(a.stats(t)) && is(b.stats(t))
 	})
 }
 
@@ -168,7 +177,7 @@ func testPathChange(t *testing.T, ea, eb Engine) {
 		if i%3 == 0 {
 			move = func() { relay(t, a, b) }
 		}
-		settle(t, a, b, move, func() { say(t, c, string(block)) }, i%3 == 0)
+		settle(t, a, b, move, func() { say(t, c, string(block)) }, []string{"relay", "IPv4", "IPv6"}[i%3])
 		if s := a.stats(t); first.IsZero() {
 			first = s.LastHandshake
 		} else if !s.LastHandshake.Equal(first) && s.LastHandshake.Sub(first) < 100*time.Second {

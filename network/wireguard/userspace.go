@@ -26,7 +26,10 @@ type userspace struct {
 	name   string
 	public Key
 	bind   *bind
+	tunnel *tunnel
 	dev    *device.Device
+	done   chan struct{} // closed by Close: nothing waits for room any more
+	end    sync.Once
 
 	mu    sync.RWMutex
 	peers map[Key]Peer
@@ -36,21 +39,47 @@ func newUserspace(h *Host, c Config) (*userspace, error) {
 	if err := deleteLink(c.NetNS, c.Name); err != nil {
 		return nil, err
 	}
-	tunnel, err := newTunnel(c.NetNS, c.Name, c.MTU)
-	if err != nil {
+	d := &userspace{name: c.Name, public: c.PrivateKey.Public(), peers: map[Key]Peer{}, done: make(chan struct{})}
+	in, out := newGate(maxInside, inPatience, d.done), newGate(maxInside, outPatience, d.done)
+	out.stuck = d.dropStaged
+	var err error
+	if d.tunnel, err = newTunnel(c.NetNS, c.Name, c.MTU, in, out); err != nil {
 		return nil, err
 	}
-	d := &userspace{name: c.Name, public: c.PrivateKey.Public(), bind: newBind(h.ns, &c), peers: map[Key]Peer{}}
-	d.dev = device.NewDevice(tunnel, d.bind, logTo(c.Logger.With("interface", c.Name)))
+	d.bind = newBind(h.ns, &c, in, out)
+	d.dev = device.NewDevice(d.tunnel, d.bind, logTo(c.Logger.With("interface", c.Name)))
 	if err := d.dev.IpcSet("private_key=" + hex.EncodeToString(c.PrivateKey[:])); err != nil {
-		d.dev.Close()
+		d.Close()
 		return nil, fmt.Errorf("set the private key: %w", err)
 	}
 	if err := d.dev.Up(); err != nil {
-		d.dev.Close()
+		d.Close()
 		return nil, err
 	}
 	return d, nil
+}
+
+const (
+	// maxInside packets are in wireguard-go in each direction, each in a buffer
+	// of 64 KiB: 16 MiB. 32 more are in each of its four readers: 8 MiB.
+	maxInside = 256
+	// A processor that is busy elsewhere gives each goroutine its turn within
+	// some 10 ms.
+	inPatience = 50 * time.Millisecond
+	// Shorter, because packets to a peer that does not answer come to this often.
+	outPatience = 10 * time.Millisecond
+)
+
+// dropStaged drops what waits for handshakes. wireguard-go keeps 128 batches for
+// each peer that does not answer, for 90 seconds.
+func (d *userspace) dropStaged() {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	for key := range d.peers {
+		if p := d.dev.LookupPeer(device.NoisePublicKey(key)); p != nil {
+			p.FlushStagedPackets()
+		}
+	}
 }
 
 // logTo gives wireguard-go's words to the logger; all but errors are for
@@ -291,7 +320,12 @@ func sortStats(stats []PeerStats) {
 }
 
 func (d *userspace) Close() error {
-	d.dev.Close()
+	d.end.Do(func() {
+		close(d.done)
+		d.dev.Close()
+		<-d.dev.Wait() // it may have begun to close by itself
+		d.tunnel.free()
+	})
 	return nil
 }
 

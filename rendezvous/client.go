@@ -298,6 +298,9 @@ type Periods struct {
 	Dial     time.Duration // for dialing, TLS and login; 10 s
 }
 
+// DefaultPeriods are those of a client whose configuration names none.
+func DefaultPeriods() Periods { return Periods{}.orDefaults() }
+
 func (p Periods) orDefaults() Periods {
 	for _, d := range []struct {
 		v *time.Duration

@@ -285,7 +285,7 @@ type tail struct {
 	b  []byte
 }
 
-const tailSize = 64 << 10
+const tailSize = 8 << 10
 
 func (t *tail) Write(b []byte) (int, error) {
 	t.mu.Lock()

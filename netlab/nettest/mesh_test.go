@@ -1,6 +1,7 @@
 package nettest
 
 import (
+	"os/exec"
 	"testing"
 
 	"github.com/zero-os/zos/canon"
@@ -29,3 +30,5 @@ func mesh(t *testing.T, name string, nodes ...*netnode.Node) meshOf {
 	}
 	return m
 }
+
+func command(name string, args ...string) *exec.Cmd { return exec.Command(name, args...) }

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/linux/firewall"
 	"github.com/zero-os/zos/netlab"
@@ -43,6 +45,8 @@ type labNode struct {
 	slot    canon.Hash
 	host    *netlab.Host
 	router  *netlab.Host
+	engine  wireguard.Engine
+	periods agent.Periods
 	devices *wireguard.Host
 	addrs   *agent.KernelHost
 	agent   *agent.Agent
@@ -79,10 +83,13 @@ func newLab(t *testing.T) *lab {
 			}
 			token := [16]byte(b[len(observeMagic):n])
 			l.mu.Lock()
-			node := l.watch[token]
+			var a *agent.Agent
+			if node := l.watch[token]; node != nil {
+				a = node.agent
+			}
 			l.mu.Unlock()
-			if node != nil {
-				node.agent.Observed(token, from)
+			if a != nil {
+				a.Observed(token, from)
 			}
 		}
 	}()
@@ -94,42 +101,73 @@ func newLab(t *testing.T) *lab {
 // 10.20.<number>.1.
 func (l *lab) node(number int, host *netlab.Host, periods agent.Periods) *labNode {
 	l.t.Helper()
-	must := func(err error) {
-		l.t.Helper()
-		if err != nil {
-			l.t.Fatal(err)
-		}
+	return l.nodeWith(wireguard.Userspace, number, host, periods)
+}
+
+func (l *lab) nodeWith(engine wireguard.Engine, number int, host *netlab.Host, periods agent.Periods) *labNode {
+	l.t.Helper()
+	n := &labNode{
+		lab: l, number: number, slot: canon.Hash{byte(number)}, host: host, router: l.Host(fmt.Sprintf("router-%d", number)),
+		engine: engine, periods: periods,
 	}
-	n := &labNode{lab: l, number: number, slot: canon.Hash{byte(number)}, host: host, router: l.Host(fmt.Sprintf("router-%d", number))}
-	n.router.Run("ip", "addr", "add", n.addr().String()+"/32", "dev", "lo")
-	must(host.Try(func() error { return firewall.Host{}.Apply() }))
+	l.must(n.router.Try(func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return netlink.AddrAdd(lo, &netlink.Addr{IPNet: &net.IPNet{IP: n.addr().AsSlice(), Mask: net.CIDRMask(32, 32)}})
+	}))
+	l.must(host.Try(func() error { return firewall.Host{}.Apply() }))
+	n.start()
+	l.t.Cleanup(func() {
+		l.must(n.agent.Remove(context.Background(), labNet))
+		n.stop()
+	})
+	return n
+}
+
+func (l *lab) must(err error) {
+	l.t.Helper()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// start is what a daemon does, stop is its end.
+func (n *labNode) start() {
+	l := n.lab
+	l.t.Helper()
 	var err error
-	n.devices, err = wireguard.OpenHost(host.Fd(), nil)
-	must(err)
-	n.addrs, err = agent.OpenHost(host.Fd())
-	must(err)
-	n.agent, err = agent.New(agent.Config{
-		Grid: labGrid, Slot: n.slot, Epoch: 1, Signer: sign.FromSeed([32]byte{byte(number)}), Messenger: n, Relay: n,
+	n.devices, err = wireguard.OpenHost(n.host.Fd(), nil)
+	l.must(err)
+	n.addrs, err = agent.OpenHost(n.host.Fd())
+	l.must(err)
+	a, err := agent.New(agent.Config{
+		Grid: labGrid, Slot: n.slot, Epoch: 1, Signer: sign.FromSeed([32]byte{byte(n.number)}), Messenger: n, Relay: n,
 		Bound: func(_ context.Context, slot canon.Hash) (agent.Identity, error) {
 			return agent.Identity{Epoch: 1, Key: sign.FromSeed([32]byte{slot[0]}).Public()}, nil
 		},
 		ObserveProbe: func(token [16]byte) []byte { return append([]byte(observeMagic), token[:]...) },
-		Devices:      n.devices, Engine: wireguard.Userspace, Host: n.addrs, Periods: periods,
+		Devices:      n.devices, Engine: n.engine, Host: n.addrs, Periods: n.periods,
 	})
-	must(err)
+	l.must(err)
 	l.mu.Lock()
+	n.agent = a
 	l.nodes[n.slot] = n
 	l.mu.Unlock()
 	ctx, cancel := context.WithCancel(context.Background())
 	n.cancel, n.done = cancel, make(chan error, 1)
-	go func() { n.done <- n.agent.Run(ctx) }()
-	l.t.Cleanup(func() {
-		cancel()
-		if err := errors.Join(<-n.done, n.addrs.Close(), n.devices.Close()); err != nil {
-			l.t.Errorf("node %d: %v", number, err)
-		}
-	})
-	return n
+	go func() { n.done <- a.Run(ctx) }()
+}
+
+func (n *labNode) stop() {
+	n.lab.mu.Lock()
+	delete(n.lab.nodes, n.slot)
+	n.lab.mu.Unlock()
+	n.cancel()
+	if err := errors.Join(<-n.done, n.addrs.Close(), n.devices.Close()); err != nil {
+		n.lab.t.Errorf("node %d: %v", n.number, err)
+	}
 }
 
 func (n *labNode) addr() netip.Addr { return netip.AddrFrom4([4]byte{10, 20, byte(n.number), 1}) }
@@ -151,28 +189,37 @@ func (l *lab) ensure(nodes ...*labNode) {
 }
 
 func (n *labNode) Handle(_ string, h func(context.Context, canon.Hash, []byte) ([]byte, error)) {
+	n.lab.mu.Lock()
+	defer n.lab.mu.Unlock()
 	n.handler = h
 }
 
 func (n *labNode) Call(ctx context.Context, slot canon.Hash, _ string, body []byte) ([]byte, error) {
 	n.lab.mu.Lock()
 	o := n.lab.nodes[slot]
+	var handler func(context.Context, canon.Hash, []byte) ([]byte, error)
+	if o != nil {
+		handler = o.handler
+	}
 	n.lab.mu.Unlock()
-	if o == nil {
+	if handler == nil {
 		return nil, errors.New("nobody is there")
 	}
-	return o.handler(ctx, n.slot, body)
+	return handler(ctx, n.slot, body)
 }
 
 func (n *labNode) Send(to canon.Hash, packet []byte) error {
 	n.lab.mu.Lock()
-	o := n.lab.nodes[to]
+	var a *agent.Agent
+	if o := n.lab.nodes[to]; o != nil {
+		a = o.agent
+	}
 	n.lab.mu.Unlock()
-	if o == nil {
+	if a == nil {
 		return errors.New("nobody is there")
 	}
 	n.lab.relayed.Add(1)
-	o.agent.Relayed(n.slot, packet)
+	a.Relayed(n.slot, packet)
 	return nil
 }
 
@@ -417,10 +464,12 @@ func TestRoamingNodeKeepsItsConnections(t *testing.T) {
 }
 
 // Keys change four times under a stream that loses nothing.
-func TestRotationLosesNothing(t *testing.T) {
+func TestRotationLosesNothing(t *testing.T) { rotate(t, wireguard.Userspace) }
+
+func rotate(t *testing.T, engine wireguard.Engine) {
 	l := newLab(t)
 	p := agent.Periods{Rotate: 4 * time.Second, Overlap: 2 * time.Second, Linger: 500 * time.Millisecond, Renew: time.Second, MaxPSKAge: 3 * time.Second}
-	a, b := l.node(1, l.Host("a", l.internet), p), l.node(2, l.Host("b", l.internet), p)
+	a, b := l.nodeWith(engine, 1, l.Host("a", l.internet), p), l.nodeWith(engine, 2, l.Host("b", l.internet), p)
 	l.ensure(a, b)
 	l.until("handshake", func() bool { return !a.peer(b).Handshake.IsZero() && !b.peer(a).Handshake.IsZero() })
 	l.until("direct", on(agent.PathDirect, a, b))

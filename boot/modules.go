@@ -31,7 +31,7 @@ func NodeModules() []string {
 		// networks of tenants, host firewall
 		"wireguard", "veth", "bridge", "br_netfilter", "tun", "macvlan", "vxlan", "8021q",
 		"nf_tables", "nft_ct", "nft_nat", "nft_masq", "nft_reject_inet", "nft_limit", "nft_log",
-		"nft_fib_inet", "nft_chain_nat", "nft_redir", "nf_conntrack_netlink", "sch_fq", "sch_netem",
+		"nft_fib_inet", "nft_chain_nat", "nft_redir", "nft_connlimit", "nf_conntrack_netlink", "sch_fq", "sch_tbf", "sch_netem",
 		// micro-VMs
 		"kvm_intel", "kvm_amd", "vsock", "vhost_vsock", "vhost_net", "vmw_vsock_virtio_transport", "virtio_rng",
 		// storage

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,6 +27,7 @@ import (
 	"github.com/zero-os/zos/supervise"
 	"github.com/zero-os/zos/workload"
 	"github.com/zero-os/zos/workload/container"
+	tenant "github.com/zero-os/zos/workload/network"
 )
 
 // proveEvery is how often the ledger is asked what to run.
@@ -41,6 +43,8 @@ type Node struct {
 	store    *store.Store
 	fault    *fault.Client
 	kind     *container.Kind
+	routers  *tenant.Kind
+	networks *networks
 	reconc   *reconciler
 	receipts *receipts
 	prover   *prover
@@ -70,7 +74,7 @@ func Run(ctx context.Context, log *slog.Logger) error {
 	}{
 		{"load kernel modules", func() error {
 			// Writable layers of containers are file systems in files.
-			return loadModules(at.Kernel.Version, append(firewall.Modules(), "loop")...)
+			return loadModules(at.Kernel.Version, slices.Concat(firewall.Modules(), tenant.Modules(), []string{"loop"})...)
 		}},
 		{"seal the kernel", sealModules},
 		{"raise the firewall", func() error { return firewall.Host{}.Apply() }},
@@ -118,15 +122,19 @@ func (n *Node) openStore() (err error) {
 }
 
 func (n *Node) openKinds() (err error) {
+	n.networks = newNetworks(n.log)
+	if n.routers, err = tenant.New(tenant.Config{Slot: n.at.Slot, Agent: n.networks, Nameservers: n.nameservers, Log: n.log}); err != nil {
+		return err
+	}
 	n.kind, err = container.New(container.Config{
 		Data: dataWorkloads, InMemory: n.at.Disk.Kind == boot.DiskZram,
-		Rootfs: rootfs{n.store, n.fault, n.log}, Log: n.log,
+		Rootfs: rootfs{n.store, n.fault, n.log}, Networks: n.routers, Log: n.log,
 	})
 	if err != nil {
 		return err
 	}
 	n.receipts = newReceipts(n.at.grid.ID, n.at.Slot, n.keys.Signer, n.log)
-	n.reconc = newReconciler(map[string]workload.Kind{plan.KindContainer: n.kind}, n.receipts.report, n.log)
+	n.reconc = newReconciler(map[string]workload.Kind{plan.KindContainer: n.kind, plan.KindNetwork: n.routers}, n.receipts.report, n.log)
 	n.prover = &prover{grid: n.at.grid.ID, farm: n.at.grid.Archive.Farm, slot: n.at.signed, slotID: n.at.Slot, log: n.log}
 	if n.at.Disk.Kind == boot.DiskReal {
 		n.prover.dir = boot.DataDir
@@ -144,8 +152,11 @@ func (n *Node) close() error {
 	if n.conn != nil {
 		n.conn.Close()
 	}
+	if n.routers != nil {
+		err = n.routers.Close()
+	}
 	if n.store != nil {
-		err = n.store.Close()
+		err = errors.Join(err, n.store.Close())
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -33,6 +33,7 @@ func (n *Node) serve(ctx context.Context, epoch uint64) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	watch.Go(func() { stop(whileBound(ctx, epoch, boundEvery, n.bound)) })
+	watch.Go(func() { stop(n.talk(ctx, epoch)) })
 	if err := n.answerUntil(ctx, epoch); err != nil && ctx.Err() == nil {
 		return err
 	}
@@ -71,6 +72,7 @@ func (n *Node) answerUntil(ctx context.Context, epoch uint64) error {
 	b.HandleCall(bus.MethodStatus, answer(n.contractStatus))
 	b.HandleCall(bus.MethodNode, answer(n.nodeStatus))
 	b.HandleCall(bus.MethodResources, answer(func(context.Context, bus.Query) (protocol.Resources, error) { return resources() }))
+	b.HandleCall(bus.MethodNetwork, answer(n.networkStatus))
 	b.HandleStream(bus.MethodLogs, func(ctx context.Context, q bus.Query, send func([]byte) error) error {
 		return protect(func() error { return n.logs(ctx, q, send) })
 	})

@@ -2,6 +2,8 @@ package container
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -16,9 +18,10 @@ const (
 )
 
 // ociConfig is the container's configuration for runc. It is a pure function of
-// the plan, the range of user ids and the cgroup's path, except that the seccomp
-// profile follows the machine's architecture.
-func ociConfig(name string, c plan.Container, r plan.Resources, idBase uint32, cgroupPath string) (*specs.Spec, error) {
+// the plan, the range of user ids, the cgroup's path and the network namespace,
+// except that the seccomp profile follows the machine's architecture. A zero
+// namespace gives the container one of its own, without any route.
+func ociConfig(name string, c plan.Container, r plan.Resources, idBase uint32, cgroupPath string, ns Namespace) (*specs.Spec, error) {
 	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: idBase, Size: idRange}}
 	pids := int64(r.PIDs)
 	memory := int64(r.Memory)
@@ -43,7 +46,7 @@ func ociConfig(name string, c plan.Container, r plan.Resources, idBase uint32, c
 				{Type: "RLIMIT_NOFILE", Soft: 1024, Hard: 524288},
 			},
 		},
-		Mounts: mounts(),
+		Mounts: mounts(ns),
 		Linux: &specs.Linux{
 			UIDMappings: ids,
 			GIDMappings: ids,
@@ -54,7 +57,7 @@ func ociConfig(name string, c plan.Container, r plan.Resources, idBase uint32, c
 				{Type: specs.IPCNamespace},
 				{Type: specs.UTSNamespace},
 				{Type: specs.MountNamespace},
-				{Type: specs.NetworkNamespace},
+				{Type: specs.NetworkNamespace, Path: ns.Path},
 				{Type: specs.CgroupNamespace},
 			},
 			Resources: &specs.LinuxResources{
@@ -95,15 +98,28 @@ func cpuMax(milli uint64) string {
 	return fmt.Sprintf("%d %d", milli*period/1000, period)
 }
 
-func mounts() []specs.Mount {
-	return []specs.Mount{
+func mounts(ns Namespace) []specs.Mount {
+	sysfs := specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}}
+	var files []specs.Mount
+	if ns.Path != "" {
+		// The kernel lets only the owner of a network namespace mount its sysfs, and
+		// that is the node.
+		sysfs.Type, sysfs.Source, sysfs.Options = "bind", ns.Sysfs, append(sysfs.Options, "rbind")
+		// Last, and inside the root file system whatever the image made of these
+		// paths: runc resolves links below its root.
+		for path, source := range map[string]string{"/etc/hosts": ns.Hosts, "/etc/resolv.conf": ns.ResolvConf} {
+			files = append(files, specs.Mount{Destination: path, Type: "bind", Source: source, Options: []string{"bind", "ro", "nosuid", "noexec", "nodev"}})
+		}
+		slices.SortFunc(files, func(a, b specs.Mount) int { return strings.Compare(a.Destination, b.Destination) })
+	}
+	return append([]specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "noexec", "strictatime", "mode=755", "size=64k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", fmt.Sprintf("size=%d", shmSize)}},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
-		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+		sysfs,
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}},
 		{Destination: "/tmp", Type: "tmpfs", Source: "tmp", Options: []string{"nosuid", "nodev", "mode=1777", fmt.Sprintf("size=%d", tmpSize)}},
-	}
+	}, files...)
 }

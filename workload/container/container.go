@@ -52,7 +52,9 @@ type Config struct {
 	IDBase uint64
 
 	Rootfs Rootfs
-	Log    *slog.Logger
+	// Networks attaches containers to networks; nil: those that want one are refused.
+	Networks Networks
+	Log      *slog.Logger
 }
 
 // Kind runs workloads of kind "container". It implements workload.Kind.

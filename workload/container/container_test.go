@@ -48,7 +48,7 @@ func desired(c plan.Container, r plan.Resources) workload.Desired {
 // file holds the rest; what the profile must do is asserted in the node's kernel.
 func TestConfigIsAsWrittenDown(t *testing.T) {
 	c, r := example()
-	s, err := ociConfig("web", c, r, 1<<20, "/zos/x-web")
+	s, err := ociConfig("web", c, r, 1<<20, "/zos/x-web", Namespace{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func TestConfigIsAsWrittenDown(t *testing.T) {
 func TestEveryConfigConfines(t *testing.T) {
 	c, r := example()
 	c.NoNewPrivs = false
-	s, err := ociConfig("web", c, r, 1<<20, "/zos/x-web")
+	s, err := ociConfig("web", c, r, 1<<20, "/zos/x-web", Namespace{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,7 +261,7 @@ func FuzzDecode(f *testing.F) {
 			}
 			return
 		}
-		s, err := ociConfig("web", c, d.Plan.Resources, 1<<20, "/zos/x")
+		s, err := ociConfig("web", c, d.Plan.Resources, 1<<20, "/zos/x", Namespace{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -33,6 +33,9 @@
 // the node daemon is away. Ensure starts a shim where there is none, and lets it
 // adopt a container that its killed predecessor left running.
 //
-// This package asserts nothing about networks: a container has a network
-// namespace with nothing but its loopback device.
+// # Networks
+//
+// A container without networks has a network namespace with nothing but its
+// loopback device. Otherwise it runs in one that Networks has made and pinned before
+// anything of the image was looked at; it stays the same over restarts.
 package container

@@ -45,14 +45,19 @@ func (k *Kind) ensure(ctx context.Context, d workload.Desired, c plan.Container)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		k.cfg.Log.Warn("container record is damaged: starting afresh", "workload", p.key, "error", err)
 	}
-	if known && k.stands(ctx, p, want) {
+	if len(c.Networks) > 0 && k.cfg.Networks == nil {
+		return problem.New(CodeInvalid, "it wants %d networks, and this node has none", len(c.Networks))
+	}
+	if known && k.stands(ctx, p, want) && k.mend(ctx, d, c, p) {
 		return k.setVersion(p, rec, d.Version)
 	}
 	// Whatever runs is something else, or half of something.
 	if err := k.end(ctx, p); err != nil {
 		return err
 	}
-	rec, err = k.prepareData(p, rec, known, record{Version: d.Version, Plan: want, Flist: c.Flist, Disk: d.Plan.Resources.Disk})
+	rec, err = k.prepareData(p, rec, known, record{
+		Version: d.Version, Plan: want, Flist: c.Flist, Disk: d.Plan.Resources.Disk, Networks: len(c.Networks) > 0,
+	})
 	if err != nil {
 		return err
 	}
@@ -94,6 +99,28 @@ func (k *Kind) stands(ctx context.Context, p place, want string) bool {
 	return err == nil
 }
 
+// mend makes a container that stands reach its networks again, if it does not. It
+// returns false if that needs a new start: the namespace that it runs in can't be
+// found any more.
+func (k *Kind) mend(ctx context.Context, d workload.Desired, c plan.Container, p place) bool {
+	if len(c.Networks) == 0 {
+		return true
+	}
+	if _, err := os.Stat(p.final); err == nil {
+		return true // it has ended, and its namespace with it
+	}
+	if err := k.cfg.Networks.Attached(p.id); err == nil {
+		return true
+	} else if errors.Is(err, fs.ErrNotExist) {
+		k.cfg.Log.Warn("a container's network namespace is gone: starting it anew", "workload", p.key, "error", err)
+		return false
+	}
+	if _, err := k.cfg.Networks.Attach(ctx, d, c.Networks); err != nil {
+		k.cfg.Log.Warn("attach a running container to its networks again", "workload", p.key, "error", err)
+	}
+	return true
+}
+
 // setVersion notes that a newer contract wants the very same workload.
 func (k *Kind) setVersion(p place, rec record, version uint64) error {
 	if rec.Version == version {
@@ -127,6 +154,14 @@ func (k *Kind) prepareRun(ctx context.Context, d workload.Desired, c plan.Contai
 	if err := os.MkdirAll(p.rootfs, runMode); err != nil {
 		return fmt.Errorf("make run directory: %w", err)
 	}
+	var ns Namespace
+	if len(c.Networks) > 0 {
+		// First of all: nothing of the image has been looked at yet.
+		var err error
+		if ns, err = k.cfg.Networks.Attach(ctx, d, c.Networks); err != nil {
+			return err
+		}
+	}
 	if err := k.diskImage(p.image, p.disk, d.Plan.Resources.Disk); err != nil {
 		return err
 	}
@@ -140,7 +175,7 @@ func (k *Kind) prepareRun(ctx context.Context, d workload.Desired, c plan.Contai
 			return diskFull(err)
 		}
 	}
-	spec, err := ociConfig(d.ID.Name, c, d.Plan.Resources, rec.IDBase, p.cgpath)
+	spec, err := ociConfig(d.ID.Name, c, d.Plan.Resources, rec.IDBase, p.cgpath, ns)
 	if err != nil {
 		return err
 	}

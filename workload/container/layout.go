@@ -13,6 +13,7 @@ import (
 
 // place is where everything of one workload lies.
 type place struct {
+	id  workload.ID
 	key string // its id in runc, in the run directory and in the cgroup tree
 
 	data   string // on the data disk
@@ -40,6 +41,7 @@ func (k *Kind) place(id workload.ID) place {
 	run := filepath.Join(k.cfg.Run, key)
 	cg := filepath.Join(k.cfg.CgroupParent, key)
 	p := place{
+		id:     id,
 		key:    key,
 		data:   data,
 		record: filepath.Join(data, recordFile),

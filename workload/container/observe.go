@@ -20,6 +20,10 @@ const steady = 5 * time.Second
 // Ensure gives it another.
 const ReasonShimLost = "shim-lost"
 
+// ReasonDetached is the reason of a container that runs and has not all of its
+// networks; the next Ensure attaches it again.
+const ReasonDetached = "network-detached"
+
 // Observe implements workload.Kind. It looks at the data disk, the run directory,
 // runc's state and the cgroup tree, so whatever part of a workload is left, it is
 // found. It changes nothing and may run at any time.
@@ -48,6 +52,15 @@ func (k *Kind) Observe(ctx context.Context) (map[workload.ID]workload.Status, er
 	}
 	for _, key := range keys {
 		if id, err := parseKey(key); err == nil {
+			out[id] = workload.Status{}
+		}
+	}
+	if k.cfg.Networks != nil {
+		attached, err := k.cfg.Networks.List()
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range attached {
 			out[id] = workload.Status{}
 		}
 	}
@@ -100,6 +113,11 @@ func (k *Kind) look(id workload.ID) workload.Status {
 		base.Reason, base.Detail = k.reason(rec.Flist, st)
 	case running:
 		base.State = contract.StateRunning
+		if rec.Networks && k.cfg.Networks != nil {
+			if err := k.cfg.Networks.Attached(id); err != nil {
+				base.State, base.Reason, base.Detail = contract.StatePending, ReasonDetached, err.Error()
+			}
+		}
 	case st.State == shim.Running:
 		base.Detail = "has just ended"
 	case st.State == shim.Starting:

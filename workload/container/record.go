@@ -25,6 +25,8 @@ type record struct {
 	Disk    uint64     `json:"disk"`    // limit that the writable layer was made for
 	IDBase  uint32     `json:"id_base"` // first of the 65536 host ids that own its files
 	Verity  bool       `json:"verity"`  // what the last mount said
+	// Networks says that the workload is attached to some.
+	Networks bool `json:"networks"`
 }
 
 func readRecord(p place) (record, error) {

@@ -32,7 +32,7 @@ func (k *Kind) Remove(ctx context.Context, id workload.ID) error {
 }
 
 // end makes everything of a workload that lives in the kernel or in memory go
-// away: shim, processes, runc's state, cgroup, mounts, run directory.
+// away: shim, processes, runc's state, cgroup, mounts, run directory, network namespace.
 func (k *Kind) end(ctx context.Context, p place) error {
 	if err := k.endShim(ctx, p); err != nil {
 		return err
@@ -50,6 +50,9 @@ func (k *Kind) end(ctx context.Context, p place) error {
 	}
 	if err := os.RemoveAll(p.run); err != nil {
 		return fmt.Errorf("remove run directory: %w", err)
+	}
+	if k.cfg.Networks != nil {
+		return k.cfg.Networks.Detach(ctx, p.id)
 	}
 	return nil
 }

@@ -1,0 +1,322 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zero-os/zos/bus"
+	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/contract"
+	"github.com/zero-os/zos/network"
+	"github.com/zero-os/zos/network/agent"
+	"github.com/zero-os/zos/network/wireguard"
+	"github.com/zero-os/zos/node/protocol"
+	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/rendezvous"
+	"github.com/zero-os/zos/sign"
+	"github.com/zero-os/zos/spec/plan"
+	"github.com/zero-os/zos/workload"
+)
+
+// networks is what the router namespaces of this node talk through. The agent
+// speaks for the slot's key, so there is one per membership; the networks that
+// stand are handed to each new one.
+type networks struct {
+	log *slog.Logger
+
+	mu    sync.Mutex
+	agent *agent.Agent
+	links func() []rendezvous.Link
+	stand map[canon.Hash]standing
+}
+
+// standing is a network that exists on this node.
+type standing struct {
+	topology network.Topology
+	netns    int // our own descriptor of its router namespace
+}
+
+func newNetworks(log *slog.Logger) *networks {
+	return &networks{log: log, stand: map[canon.Hash]standing{}}
+}
+
+// Ensure hands a network to the agent. Before the node has joined its slot there
+// is none: then the network waits, with no way to the outside.
+func (n *networks) Ensure(ctx context.Context, t network.Topology, netns int) error {
+	fd, err := unix.FcntlInt(uintptr(netns), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("keep the router namespace of network %s: %w", t.Name, err)
+	}
+	n.mu.Lock()
+	if old, ok := n.stand[t.ID]; ok {
+		unix.Close(old.netns)
+	}
+	n.stand[t.ID] = standing{t, fd}
+	a := n.agent
+	n.mu.Unlock()
+	if a == nil {
+		return nil
+	}
+	return a.Ensure(ctx, t, netns)
+}
+
+// Remove ends a network.
+func (n *networks) Remove(ctx context.Context, id canon.Hash) error {
+	n.mu.Lock()
+	if old, ok := n.stand[id]; ok {
+		unix.Close(old.netns)
+		delete(n.stand, id)
+	}
+	a := n.agent
+	n.mu.Unlock()
+	if a == nil {
+		return nil
+	}
+	return a.Remove(ctx, id)
+}
+
+// state tells how a network is, and how a packet for the relay would travel now.
+// It is empty while nobody works on networks.
+func (n *networks) state(id canon.Hash) (s agent.Status, relay string) {
+	n.mu.Lock()
+	a, links := n.agent, n.links
+	n.mu.Unlock()
+	if a == nil {
+		return agent.Status{}, ""
+	}
+	s, _ = a.Status(id)
+	relay = "relay: no rendezvous is connected"
+	for _, l := range links() {
+		if !l.Up {
+			continue
+		}
+		host := l.URL
+		if at, err := rendezvous.ParseURL(l.URL); err == nil {
+			host = at.Host
+		}
+		return s, "relay via " + host
+	}
+	return s, relay
+}
+
+// knows tells whether any network of this node has the slot in it: nobody else
+// may call.
+func (n *networks) knows(slot canon.Hash) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, s := range n.stand {
+		for _, node := range s.topology.Nodes {
+			if node.Slot == slot {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// use makes a the agent of all networks, nil: none.
+func (n *networks) use(ctx context.Context, a *agent.Agent, links func() []rendezvous.Link) {
+	n.mu.Lock()
+	n.agent, n.links = a, links
+	all := make([]standing, 0, len(n.stand))
+	for _, s := range n.stand {
+		fd, err := unix.FcntlInt(uintptr(s.netns), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			n.log.Warn("keep a router namespace", "network", s.topology.Name, "error", err)
+			continue
+		}
+		all = append(all, standing{s.topology, fd})
+	}
+	n.mu.Unlock()
+	for _, s := range all {
+		if a != nil {
+			if err := a.Ensure(ctx, s.topology, s.netns); err != nil {
+				n.log.Warn("hand a network to the agent", "network", s.topology.Name, "error", err)
+			}
+		}
+		unix.Close(s.netns)
+	}
+}
+
+// talk runs what networks need of the outside while this node speaks for its
+// slot: calls to other nodes, the relay, the agent.
+func (n *Node) talk(ctx context.Context, epoch uint64) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	peers, err := bus.NewPeers(bus.PeersConfig{
+		Conn: n.conn, Grid: n.at.grid.ID, Slot: n.at.Slot, Epoch: epoch, Signer: n.keys.Signer, Sealing: n.keys.Sealing,
+		Bound: n.boundOf, Known: n.networks.knows, Logger: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	devices, err := wireguard.OpenHost(0, n.log)
+	if err != nil {
+		return fmt.Errorf("prepare encrypted devices: %w", err)
+	}
+	defer devices.Close()
+	// The agent and the relay know each other; neither says a word before Run.
+	var a *agent.Agent
+	ready := make(chan struct{})
+	relay, err := rendezvous.Connect(rendezvous.ClientConfig{
+		URLs: n.at.grid.Rendezvous, Grid: n.at.grid.ID, Slot: n.at.Slot, Epoch: epoch, Signer: n.keys.Signer, Logger: n.log,
+		OnPacket:   func(from canon.Hash, packet []byte) { <-ready; a.Relayed(from, packet) },
+		OnObserved: func(token [16]byte, addr netip.AddrPort) { <-ready; a.Observed(token, addr) },
+	})
+	if err != nil {
+		return err
+	}
+	defer relay.Close()
+	a, err = agent.New(agent.Config{
+		Grid: n.at.grid.ID, Slot: n.at.Slot, Epoch: epoch, Signer: n.keys.Signer,
+		Bound: func(ctx context.Context, slot canon.Hash) (agent.Identity, error) {
+			b, err := n.boundOf(ctx, slot)
+			return agent.Identity{Epoch: b.Epoch, Key: b.SigningKey}, err
+		},
+		Messenger: peers, Relay: relay, Devices: devices, Logger: n.log,
+		ObserveProbe: func(token [16]byte) []byte {
+			if err := relay.Watch(token); err != nil {
+				n.log.Debug("watch for the outside address of a device", "error", err)
+			}
+			return rendezvous.ObserveProbe(token)
+		},
+	})
+	close(ready)
+	if err != nil {
+		return err
+	}
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	defer cancel()
+	parts.Go(func() {
+		n.networks.use(ctx, a, relay.Links)
+		<-ctx.Done()
+		n.networks.use(ctx, nil, nil)
+	})
+	ended := make(chan error, 2)
+	parts.Go(func() { ended <- peers.Run(ctx) })
+	parts.Go(func() { ended <- a.Run(ctx) })
+	return <-ended
+}
+
+// boundOf reads the keys that the ledger binds to a slot, verified.
+func (n *Node) boundOf(ctx context.Context, slot canon.Hash) (bus.Binding, error) {
+	n.mu.Lock()
+	l := n.ledger
+	n.mu.Unlock()
+	if l == nil {
+		return bus.Binding{}, problem.New("ledger-unreachable", "find the keys of node %s: the ledger was not read yet", slot.Short())
+	}
+	rec, found, err := get[contract.BoundRecord](ctx, l, contract.KeyBound(slot))
+	if err != nil {
+		return bus.Binding{}, err
+	}
+	if !found {
+		return bus.Binding{}, problem.New("node-unbound", "no node has joined slot %s", slot.Short())
+	}
+	b, _, _, err := contract.Open[contract.Node](rec.Signed, contract.KindNode, n.at.grid.ID)
+	if err == nil && b.Slot != slot {
+		err = errors.New("the record is of another slot")
+	}
+	if err != nil {
+		return bus.Binding{}, fmt.Errorf("read the keys of node %s: %w", slot.Short(), err)
+	}
+	return bus.Binding{Epoch: rec.Epoch, SigningKey: sign.PublicKey(b.SigningKey), SealingKey: b.SealingKey}, nil
+}
+
+// nameservers are what the node itself asks; workloads with egress ask them
+// through the resolver of their network.
+func (n *Node) nameservers() []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, s := range n.at.Network.DNS {
+		if addr, err := netip.ParseAddr(s); err == nil {
+			out = append(out, netip.AddrPortFrom(addr, 53))
+		}
+	}
+	return out
+}
+
+// networkStatus tells the members of a contract's group how its networks are on
+// this node.
+func (n *Node) networkStatus(ctx context.Context, q bus.Query) (protocol.NetworkStatus, error) {
+	out := protocol.NetworkStatus{Slot: n.at.Slot, Networks: []protocol.Network{}}
+	seen, err := n.routers.Observe(ctx)
+	if err != nil {
+		return out, err
+	}
+	for _, w := range n.reconc.of(q.Contract) {
+		if w.Plan.Kind != plan.KindNetwork || w.Deployment == nil {
+			continue
+		}
+		c, err := plan.DecodeNetworkConfig(w.Plan.Config)
+		if err != nil {
+			return out, err
+		}
+		out.Networks = append(out.Networks, n.oneNetwork(ctx, w.Desired, c.Network, seen[w.ID]))
+	}
+	return out.Bounded(), nil
+}
+
+// oneNetwork is what this node knows of one network of a contract.
+func (n *Node) oneNetwork(ctx context.Context, d workload.Desired, name string, router workload.Status) protocol.Network {
+	now := time.Now()
+	out := protocol.Network{Name: name, ID: network.ID(d.ID.Contract, name), Version: router.Version,
+		Keys: []protocol.NetworkKey{}, Workloads: []protocol.AttachedWorkload{}, Peers: []protocol.NetworkPeer{},
+		Firewall: protocol.Check{OK: router.State == contract.StateRunning, Detail: router.Detail}}
+	if router.State == "" {
+		out.Firewall.Detail = "the router is not there yet"
+	}
+	out.Resolver.Detail = "not served yet"
+	if r := n.routers.Resolver(d.ID); r != nil {
+		check, cancel := context.WithTimeout(ctx, localTimeout)
+		err := r.Check(check)
+		cancel()
+		out.Resolver = protocol.Check{OK: err == nil}
+		if err != nil {
+			out.Resolver.Detail = oneLine(err.Error())
+		}
+	}
+	for _, w := range d.Deployment.Workloads {
+		if w.Kind != plan.KindContainer || w.Slot != n.at.Slot {
+			continue
+		}
+		c, err := plan.DecodeContainer(w.Config)
+		if err != nil {
+			continue // Decode of the plan has accepted it
+		}
+		for _, a := range c.Networks {
+			if a.Network == name && n.routers.Attached(workload.ID{Contract: d.ID.Contract, Name: w.Name}) == nil {
+				out.Workloads = append(out.Workloads, protocol.AttachedWorkload{Name: w.Name, Addresses: []string{a.IPv4, a.IPv6}})
+			}
+		}
+	}
+	s, relay := n.networks.state(out.ID)
+	for _, k := range s.Devices {
+		out.Keys = append(out.Keys, protocol.NetworkKey{Device: k.Name, Engine: k.Engine.String(), Epoch: k.KeyEpoch, PublicKey: k.PublicKey[:],
+			Age: uint64(max(0, now.Sub(k.Since)) / time.Second), Port: uint64(k.Port)})
+	}
+	for _, p := range s.Peers {
+		peer := protocol.NetworkPeer{Slot: p.Slot, Epoch: p.NewestEpoch, UsedEpoch: p.KeyEpoch, PublicKey: []byte{},
+			Handshake: protocol.AgeOf(now, p.Handshake), PSK: protocol.AgeOf(now, p.PSK), RTT: uint64(p.RTT.Milliseconds()),
+			Received: p.Received, Sent: p.Sent, Code: p.Code, Message: p.Message}
+		if p.NewestEpoch != 0 {
+			peer.PublicKey = p.NewestKey[:]
+		}
+		peer.State = protocol.PeerState(p.NewestEpoch, peer.Handshake)
+		switch p.Path {
+		case agent.PathDirect:
+			peer.Path = "direct " + p.Address.String()
+		case agent.PathRelay:
+			peer.Path = relay
+		}
+		out.Peers = append(out.Peers, peer)
+	}
+	return out
+}

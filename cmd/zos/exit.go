@@ -35,7 +35,7 @@ var exits = map[string]int{
 	"spec-invalid": exitInvalid, "name-invalid": exitInvalid, "key-invalid": exitInvalid, "key-encrypted": exitInvalid, "plan-invalid": exitInvalid,
 	"approval-invalid": exitInvalid, "statement-invalid": exitInvalid, "option-invalid": exitInvalid, "genesis-invalid": exitInvalid,
 	"group-invalid": exitInvalid, "slot-invalid": exitInvalid, "delegation-invalid": exitInvalid, "node-invalid": exitInvalid,
-	"receipt-invalid": exitInvalid, "release-invalid": exitInvalid, "tag-invalid": exitInvalid,
+	"receipt-invalid": exitInvalid, "release-invalid": exitInvalid, "tag-invalid": exitInvalid, "url-invalid": exitInvalid, "certificate-invalid": exitInvalid,
 	"threshold-unreachable": exitInvalid, "too-large": exitInvalid, "source-unsafe": exitInvalid, "source-too-large": exitInvalid,
 	"source-unreadable": exitInvalid, "image-ambiguous": exitInvalid, "dir-too-long": exitInvalid, "machine-invalid": exitInvalid,
 	"no-command": exitInvalid, "user-unknown": exitInvalid, "request-invalid": exitInvalid, "query-invalid": exitInvalid,
@@ -48,6 +48,7 @@ var exits = map[string]int{
 	"network-missing": exitNotFound, "key-store-missing": exitNotFound,
 
 	"ledger-unreachable": exitUnreachable, "ledger-busy": exitUnreachable, "hub-unreachable": exitUnreachable, "bus-unreachable": exitUnreachable,
+	"rendezvous-unreachable": exitUnreachable, "login-undecided": exitUnreachable,
 	"node-unreachable": exitUnreachable, "node-silent": exitUnreachable, "node-busy": exitUnreachable, "hello-refused": exitUnreachable, "node-not-ready": exitUnreachable,
 	"node-stopping": exitUnreachable, "node-unbound": exitUnreachable, "agent-unreachable": exitUnreachable, "agent-silent": exitUnreachable,
 	"key-not-in-agent": exitUnreachable, "stream-lost": exitUnreachable, "reply-gap": exitUnreachable, "lease-expired": exitUnreachable,
@@ -60,6 +61,7 @@ var exits = map[string]int{
 
 	"timeout": exitTimeout,
 
+	"rendezvous-untrusted": exitUntrusted, "login-invalid": exitUntrusted,
 	"digest-mismatch": exitUntrusted, "manifest-invalid": exitUntrusted, "signature-invalid": exitUntrusted, "signature-duplicate": exitUntrusted,
 	"signature-unexpected": exitUntrusted, "proof-invalid": exitUntrusted, "record-mismatch": exitUntrusted, "ledger-lying": exitUntrusted,
 	"ledger-stale": exitUntrusted, "checkpoint-expired": exitUntrusted, "reply-invalid": exitUntrusted, "answer-invalid": exitUntrusted,

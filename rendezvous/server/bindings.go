@@ -117,7 +117,7 @@ func (b *bindings) still(ctx context.Context, slot canon.Hash, epoch uint64, key
 // unbound tells a ledger that says "no such node" from one that says nothing.
 func unbound(err error) bool {
 	switch problem.Code(err) {
-	case "slot-unknown", "node-unknown", "node-unreachable": // the last is client.Bound's word for "not joined"
+	case "slot-unknown", "node-unknown", "node-unbound", "node-unreachable": // the last is client.Bound's word for "not joined"
 		return true
 	}
 	return false

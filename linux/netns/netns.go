@@ -66,22 +66,16 @@ func Pin(path string) (ns *os.File, made bool, err error) {
 	if err := f.Close(); err != nil {
 		return nil, false, fmt.Errorf("pin network namespace: %w", err)
 	}
-	done := make(chan error, 1)
-	go func() {
-		// Never unlocked: the thread ends with this goroutine, and no other one
-		// ever finds itself in the new namespace.
-		runtime.LockOSThread()
+	err = elsewhere(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("make network namespace: %w", err)
-			return
+			return fmt.Errorf("make network namespace: %w", err)
 		}
 		if err := unix.Mount(own, path, "", unix.MS_BIND, ""); err != nil {
-			done <- fmt.Errorf("pin network namespace at %s: %w", path, err)
-			return
+			return fmt.Errorf("pin network namespace at %s: %w", path, err)
 		}
-		done <- nil
-	}()
-	if err := <-done; err != nil {
+		return nil
+	})
+	if err != nil {
 		return nil, false, errors.Join(err, os.Remove(path))
 	}
 	ns, err = Open(path)
@@ -109,27 +103,56 @@ func Unpin(path string) error {
 // Do runs f on a thread that is in the namespace of the descriptor. Sockets that
 // f opens belong to it for good; goroutines that f starts do not run in it.
 func Do(ns int, f func() error) error {
-	done := make(chan error, 1)
-	go func() { done <- onThread(ns, f) }()
-	return <-done
+	return elsewhere(func() error {
+		if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace: %w", err)
+		}
+		return f()
+	})
 }
 
-func onThread(ns int, f func() error) error {
-	// A thread that can't go back stays locked, and ends with this goroutine.
+// elsewhere runs f, which may change the namespace of its thread, and waits. A
+// thread that can't go back to where it was ends with f. What else f does is the
+// caller's: its panic, its end of the goroutine.
+func elsewhere(f func() error) (err error) {
+	var panicked any
+	returned := false
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() {
+			if !returned {
+				panicked = recover()
+			}
+		}()
+		err = onThread(f)
+		returned = true
+	}()
+	<-done
+	switch {
+	case returned:
+		return err
+	case panicked != nil:
+		panic(panicked)
+	}
+	runtime.Goexit() // as f did
+	return nil
+}
+
+func onThread(f func() error) error {
 	runtime.LockOSThread()
 	back, err := Current()
 	if err != nil {
 		runtime.UnlockOSThread()
 		return err
 	}
-	defer back.Close()
-	if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
-		runtime.UnlockOSThread()
-		return fmt.Errorf("enter network namespace: %w", err)
-	}
-	err = f()
-	if unix.Setns(int(back.Fd()), unix.CLONE_NEWNET) == nil {
-		runtime.UnlockOSThread()
-	}
-	return err
+	defer func() {
+		// The process's first thread does not end with a goroutine: were it to stay
+		// behind, it would keep the namespace.
+		if unix.Setns(int(back.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		}
+		back.Close()
+	}()
+	return f()
 }

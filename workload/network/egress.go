@@ -151,14 +151,15 @@ func (k *Kind) connect(ctx context.Context, router int, v View) error {
 	if err := netns.Do(host, func() error { return hostEnd(v, routerMAC) }); err != nil {
 		return err
 	}
-	return netns.Do(router, func() error {
-		if err := routerEnd(v, hostMAC); err != nil {
-			return err
-		}
-		limited, cancel := context.WithTimeout(ctx, patience)
-		defer cancel()
-		return ready(limited, egressName)
-	})
+	if err := netns.Do(router, func() error { return routerEnd(v, hostMAC) }); err != nil {
+		return err
+	}
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := netns.Do(router, func() error { return ready(limited, egressName) }); err != nil {
+		return err
+	}
+	return netns.Do(host, func() error { return ready(limited, linkName(v.Site.Link)) })
 }
 
 // hostEnd configures the host's end, and lets the host forward by it.

@@ -31,7 +31,7 @@ import (
 const exitTable = 100
 
 // patient bounds every wait; nothing takes that long.
-const patient = 5 * time.Second
+const patient = 20 * time.Second
 
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -231,7 +231,17 @@ func join(t netplan.Topology, own, other int, peer netplan.Node) error {
 			return nil
 		})
 	}
-	return errors.Join(side(own, 1, 2, peer), side(other, 2, 1, self))
+	if err := errors.Join(side(own, 1, 2, peer), side(other, 2, 1, self)); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patient)
+	defer cancel()
+	for _, ns := range []int{own, other} {
+		if err := netns.Do(ns, func() error { return ready(ctx, "wg0") }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // deployment is a plan under construction.
@@ -500,4 +510,9 @@ func (p place) reaches(q place, to netip.Addr, port, beacon int) bool {
 	p.send(netip.Addr{}, netip.AddrPortFrom(to, uint16(beacon)), "beacon")
 	texts(p.t, b, "beacon")
 	return slices.Contains(pending(c), text)
+}
+
+// dialUDP connects a socket of the calling thread's namespace.
+func dialUDP(to netip.AddrPort) (*net.UDPConn, error) {
+	return net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
 }

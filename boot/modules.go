@@ -28,8 +28,9 @@ func FirstStageModules() []string {
 // first stage's are among them so that one directory tells all.
 func NodeModules() []string {
 	return append(FirstStageModules(),
-		// networks of tenants, host firewall
-		"wireguard", "veth", "bridge", "br_netfilter", "tun", "macvlan", "vxlan", "8021q",
+		// networks of tenants, host firewall. Not br_netfilter: bridged frames would
+		// then pass filters that speak of routed packets.
+		"wireguard", "veth", "bridge", "tun", "macvlan", "vxlan", "8021q",
 		"nf_tables", "nft_ct", "nft_nat", "nft_masq", "nft_reject_inet", "nft_limit", "nft_log",
 		"nft_fib_inet", "nft_chain_nat", "nft_redir", "nft_connlimit", "nf_conntrack_netlink", "sch_fq", "sch_tbf", "sch_netem",
 		// micro-VMs

@@ -23,12 +23,10 @@ import (
 	"github.com/zero-os/zos/linux/firewall"
 	"github.com/zero-os/zos/linux/netns"
 	netplan "github.com/zero-os/zos/network"
+	"github.com/zero-os/zos/network/agent"
 	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/workload"
 )
-
-// exitTable is what the tests' agent uses.
-const exitTable = 100
 
 // patient bounds every wait; nothing takes that long.
 const patient = 20 * time.Second
@@ -78,7 +76,7 @@ func (m *machine) open(t testing.TB, w *world) {
 	t.Helper()
 	var err error
 	m.kind, err = New(Config{
-		Slot: m.slot, Agent: w.agent, ExitTable: exitTable, Run: m.run, Host: int(m.host.Fd()),
+		Slot: m.slot, Agent: w.agent, Run: m.run, Host: int(m.host.Fd()),
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	must(t, err)
@@ -218,7 +216,7 @@ func join(t netplan.Topology, own, other int, peer netplan.Node) error {
 					return err
 				}
 				if to.Slot == t.Exit {
-					r.Table = exitTable
+					r.Table = agent.ExitTable
 					r.Dst = ipNet(netip.PrefixFrom(netip.IPv4Unspecified(), 0))
 					if gw.Is6() {
 						r.Dst = ipNet(netip.PrefixFrom(netip.IPv6Unspecified(), 0))

@@ -30,10 +30,7 @@ type Agent interface {
 type Config struct {
 	Slot  canon.Hash // of this node
 	Agent Agent
-	// ExitTable is the routing table in which the agent keeps the way to the exit:
-	// agent.ExitTable. It is not 101, which is the kind's own.
-	ExitTable int
-	Run       string // directory in memory; "" means /run/zos/netns
+	Run   string // directory in memory; "" means /run/zos/netns
 	// Host is a descriptor of the node's own network namespace, needed only
 	// during New; 0 means that of the calling thread.
 	Host int
@@ -72,8 +69,8 @@ func New(cfg Config) (*Kind, error) {
 	if cfg.MTU == 0 {
 		cfg.MTU = wireguard.DefaultMTU
 	}
-	if cfg.Agent == nil || cfg.Log == nil || cfg.Slot.IsZero() || cfg.ExitTable < 1 || cfg.ExitTable == egressTable || !filepath.IsAbs(cfg.Run) {
-		return nil, errors.New("networks: want an Agent and its ExitTable, a Log, a Slot and an absolute Run")
+	if cfg.Agent == nil || cfg.Log == nil || cfg.Slot.IsZero() || !filepath.IsAbs(cfg.Run) {
+		return nil, errors.New("networks: want an Agent, a Log, a Slot and an absolute Run")
 	}
 	// Containers' first processes pass through it to bind files, as unprivileged
 	// users of the node, and can't list it.

@@ -11,6 +11,7 @@ import (
 
 	fw "github.com/zero-os/zos/linux/firewall"
 	"github.com/zero-os/zos/linux/netns"
+	"github.com/zero-os/zos/network/agent"
 	"github.com/zero-os/zos/problem"
 )
 
@@ -56,7 +57,7 @@ const unreachable = 1 << 30
 
 // shape makes a router namespace what the view says, except for its link to the
 // host and for its ports. What is right already is not touched.
-func shape(ns int, v View, exitTable int) error {
+func shape(ns int, v View) error {
 	if err := netns.Do(ns, func() error { return netns.Set(routerSettings()...) }); err != nil {
 		return err
 	}
@@ -80,7 +81,7 @@ func shape(ns int, v View, exitTable int) error {
 				return err
 			}
 		}
-		if err := rules(exitTable); err != nil {
+		if err := rules(); err != nil {
 			return err
 		}
 		return strays(v)
@@ -127,13 +128,13 @@ func bridge(v View) error {
 }
 
 // rules lead what leaves the network to the table for it, by its mark.
-func rules(exitTable int) error {
+func rules() error {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		have, err := netlink.RuleList(family)
 		if err != nil {
 			return fmt.Errorf("list routing rules: %w", err)
 		}
-		for mark, table := range map[uint32]int{markHere: egressTable, markExit: exitTable} {
+		for mark, table := range map[uint32]int{markHere: egressTable, markExit: agent.ExitTable} {
 			if slices.ContainsFunc(have, func(r netlink.Rule) bool { return r.Mark == mark && r.Table == table }) {
 				continue
 			}

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	fw "github.com/zero-os/zos/linux/firewall"
+	"github.com/zero-os/zos/network/agent"
 	"github.com/zero-os/zos/spec/plan"
 )
 
@@ -21,7 +22,7 @@ const (
 const (
 	markHere    = 1
 	markExit    = 2
-	egressTable = 101
+	egressTable = agent.ExitTable + 1
 )
 
 // maxConnections is how many connections one network may have to the outside at a

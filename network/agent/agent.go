@@ -43,6 +43,7 @@ type Agent struct {
 	events chan event
 	wake   chan struct{}
 	moved  chan struct{} // the host's addresses may have changed
+	relays chan struct{} // links to relays have changed
 	calls  chan struct{} // one per exchange under way
 	work   sync.WaitGroup
 	clock  atomic.Uint64 // newest sequence given
@@ -108,7 +109,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, log: cfg.Logger, verifier: exchange.NewVerifier(cfg.Grid), host: cfg.Host,
-		events: make(chan event, maxEvents), wake: make(chan struct{}, 1), moved: make(chan struct{}, 1),
+		events: make(chan event, maxEvents), wake: make(chan struct{}, 1), moved: make(chan struct{}, 1), relays: make(chan struct{}, 1),
 		calls: make(chan struct{}, maxCalls), tenants: map[canon.Hash]*tenant{},
 	}
 	a.buffers.New = func() any { b := make([]byte, 0, frameSize+wireguard.MaxPacket); return &b }
@@ -166,6 +167,10 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.take(e)
 		case <-a.moved:
 			a.readUnderlay()
+		case <-a.relays:
+			for _, t := range a.all() {
+				t.relayChanged(a.cfg.Now())
+			}
 		}
 		if ctx.Err() != nil {
 			break
@@ -346,6 +351,15 @@ func (a *Agent) Remove(ctx context.Context, id canon.Hash) error {
 func (a *Agent) Changed() {
 	select {
 	case a.moved <- struct{}{}:
+	default:
+	}
+}
+
+// RelayChanged tells that a link to a relay server came or went: what was lost
+// for want of one is tried again at once. It never blocks.
+func (a *Agent) RelayChanged() {
+	select {
+	case a.relays <- struct{}{}:
 	default:
 	}
 }

@@ -282,3 +282,28 @@ func TestRelayOnlyNodesSendNoDatagram(t *testing.T) {
 		}
 	})
 }
+
+func TestRelayThatComesLateIsUsedAtOnce(t *testing.T) {
+	play(t, 2, func(w *world) {
+		a, b := w.nodes[0], w.nodes[1]
+		silent := func(_, _ canon.Hash, _ []byte) ([][]byte, func([]byte) ([]byte, error)) { return nil, nil }
+		set := func(cut bool) {
+			w.mu.Lock()
+			w.cutRelay, w.messages = cut, nil
+			if cut {
+				w.messages = silent
+			}
+			w.mu.Unlock()
+		}
+		set(true)
+		w.boot()
+		w.ensure()
+		time.Sleep(10 * time.Minute)
+		set(false)
+		a.agent.RelayChanged()
+		b.agent.RelayChanged()
+		if took := w.until("sessions", 10*time.Second, func() bool { return w.up(a, b) }); took > time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
+}

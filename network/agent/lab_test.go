@@ -176,16 +176,20 @@ func (n *labNode) addr() netip.Addr { return netip.AddrFrom4([4]byte{10, 20, byt
 func (l *lab) ensure(nodes ...*labNode) {
 	l.t.Helper()
 	for _, n := range nodes {
-		t := network.Topology{ID: labNet, Name: "lab", Self: n.slot}
-		for _, o := range nodes {
-			p := netip.PrefixFrom(o.addr(), 24).Masked()
-			six := netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 1, 2, 3, 4, 5, 0, byte(o.number)}), 64)
-			t.Nodes = append(t.Nodes, network.Node{Slot: o.slot, Prefixes: []netip.Prefix{p, six}})
-		}
-		if err := n.agent.Ensure(context.Background(), t, n.router.Fd()); err != nil {
+		if err := n.agent.Ensure(context.Background(), l.topology(n, nodes...), n.router.Fd()); err != nil {
 			l.t.Fatal(err)
 		}
 	}
+}
+
+func (l *lab) topology(self *labNode, nodes ...*labNode) network.Topology {
+	t := network.Topology{ID: labNet, Name: "lab", Self: self.slot}
+	for _, o := range nodes {
+		p := netip.PrefixFrom(o.addr(), 24).Masked()
+		six := netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 1, 2, 3, 4, 5, 0, byte(o.number)}), 64)
+		t.Nodes = append(t.Nodes, network.Node{Slot: o.slot, Prefixes: []netip.Prefix{p, six}})
+	}
+	return t
 }
 
 func (n *labNode) Handle(_ string, h func(context.Context, canon.Hash, []byte) ([]byte, error)) {
@@ -517,4 +521,45 @@ func TestRemovedNetworkLeavesNothing(t *testing.T) {
 	}
 	l.ensure(a, b)
 	l.until("handshake again", func() bool { return !a.peer(b).Handshake.IsZero() && !b.peer(a).Handshake.IsZero() })
+}
+
+// What leaves through the exit has a table of its own, and nowhere to go when
+// the exit's device is gone.
+func TestExitRouteIsClosedWhenItsDeviceIsGone(t *testing.T) {
+	l := newLab(t)
+	a, b := l.node(1, l.Host("a", l.internet), agent.Periods{}), l.node(2, l.Host("b", l.internet), agent.Periods{})
+	// Interfaces of these names that nobody adopts are deleted.
+	l.must(a.router.Try(func() error {
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "wg0"}, PeerName: "wg1"})
+	}))
+	ensure := func(exit canon.Hash) {
+		topo := l.topology(a, a, b)
+		topo.Exit = exit
+		l.must(a.agent.Ensure(context.Background(), topo, a.router.Fd()))
+	}
+	table := func() string {
+		return a.router.Run("ip", "route", "show", "table", fmt.Sprint(agent.ExitTable)) +
+			a.router.Run("ip", "-6", "route", "show", "table", fmt.Sprint(agent.ExitTable))
+	}
+	ensure(b.slot)
+	st, _ := a.agent.Status(labNet)
+	name := st.Devices[0].Name
+	if got := table(); strings.Count(got, "default dev "+name) != 2 || strings.Count(got, "unreachable default") != 2 {
+		t.Errorf("routes of the exit: %s", got)
+	}
+	if links := a.router.Run("ip", "-o", "link"); strings.Count(links, ": wg") != 1 {
+		t.Errorf("links: %s", links)
+	}
+	a.router.Run("ip", "link", "del", name)
+	if got := table(); strings.Contains(got, name) || strings.Count(got, "unreachable default") != 2 {
+		t.Errorf("routes of the exit without its device: %s", got)
+	}
+	ensure(b.slot)
+	if got := table(); strings.Count(got, "default dev wg") != 2 {
+		t.Errorf("routes of the exit when its device is made again: %s", got)
+	}
+	ensure(canon.Hash{})
+	if got := strings.TrimSpace(table()); got != "" {
+		t.Errorf("routes without an exit: %s", got)
+	}
 }

@@ -263,6 +263,23 @@ func (t *tenant) movedAway(now time.Time) {
 	}
 }
 
+// relayChanged tries at once what waited for a relay.
+func (t *tenant) relayChanged(now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, d := range t.devices {
+		if d.wantsObservation() {
+			d.observeRetry = 0
+			d.observe(now)
+		}
+		for _, l := range d.links {
+			if l.key.IsZero() {
+				l.beginNow(now)
+			}
+		}
+	}
+}
+
 // end closes the network. With keep, devices that can outlive the daemon stay.
 // ensure is held.
 func (t *tenant) end(keep bool) error {

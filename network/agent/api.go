@@ -114,7 +114,7 @@ type Underlay struct {
 type Periods struct {
 	Rotate    time.Duration // life of a key epoch; default 24 h
 	Overlap   time.Duration // how long the older device may stay; default 1 h
-	Linger    time.Duration // how long it stays when all peers have moved; default 1 min
+	Linger    time.Duration // how long it stays when all peers have moved and it is silent; default 1 min
 	Renew     time.Duration // of preshared keys, jittered by a tenth; default 10 min
 	MaxPSKAge time.Duration // default 30 min
 	Retry     time.Duration // first wait after a failed exchange; default 250 ms

@@ -53,6 +53,7 @@ type device struct {
 	observeAt    time.Time // not before
 	observeRetry time.Duration
 	statsAt      time.Time
+	heardAt      time.Time // when the last bytes of a peer were counted
 }
 
 // relayed is where a device's packets for the relay go.
@@ -355,6 +356,10 @@ func (d *device) step(ctx context.Context, now time.Time) time.Time {
 // readStats takes over what the device knows of its peers.
 func (d *device) readStats(now time.Time) {
 	d.statsAt = now.Add(statsIdle)
+	if d != d.tenant.newest() {
+		// It is closed soon after it is silent.
+		d.statsAt = now.Add(min(statsIdle, max(d.tenant.agent.cfg.Periods.Linger/4, statsAwaiting/2)))
+	}
 	stats, err := d.wg.Stats()
 	if err != nil {
 		d.tenant.agent.log.Debug("read a WireGuard device", "network", d.tenant.name, "error", err)

@@ -10,7 +10,13 @@ import (
 	"github.com/zero-os/zos/network/wireguard"
 )
 
-func TestKernelRotationLosesNothing(t *testing.T) { rotate(t, wireguard.Kernel) }
+// The emulated processor is slow, so there is more time than a test on the
+// machine itself needs.
+func TestKernelRotationLosesNothing(t *testing.T) {
+	rotate(t, wireguard.Kernel, 2, agent.Periods{
+		Rotate: 14 * time.Second, Overlap: 12 * time.Second, Linger: time.Second, Renew: 3 * time.Second, MaxPSKAge: 30 * time.Second,
+	})
+}
 
 // The daemon ends and another begins: the sessions of the kernel's devices go on,
 // packets flow meanwhile, and new preshared keys are agreed without a break.

@@ -67,6 +67,7 @@ type link struct {
 	retriggers int
 	handshake  time.Time
 	rx, tx     uint64
+	moved      bool // packets to the peer go by a newer device
 
 	// The path. Channels: the newest, and the one before it.
 	machine   *path.Machine
@@ -143,7 +144,7 @@ func (l *link) allow(grow bool) error {
 // setPeer makes the device's peer what the link says.
 func (l *link) setPeer(ips []netip.Prefix) error {
 	p := wireguard.Peer{PublicKey: l.key, PresharedKey: l.psk, AllowedIPs: ips}
-	if l.initiator {
+	if l.initiator && !l.moved {
 		p.Keepalive = keepalive
 	}
 	if err := l.device.wg.SetPeer(p); err != nil {
@@ -237,6 +238,21 @@ func (l *link) expire() {
 
 func secret(k *wireguard.Key) { crand.Read(k[:]) } // never fails, see crypto/rand
 
+// leave lets the session end when the peer is done with it too: nothing of ours
+// keeps it alive any more.
+func (l *link) leave() {
+	if l.moved {
+		return
+	}
+	l.moved = true
+	if l.key.IsZero() || !l.initiator {
+		return
+	}
+	if err := l.setPeer(l.ips); err != nil {
+		l.device.tenant.agent.log.Debug("end the keepalive of an old key", "peer", l.slot.Short(), "error", err)
+	}
+}
+
 // retriggerAt is when a first handshake that did not come is begun anew; zero:
 // not at all.
 func (l *link) retriggerAt() time.Time {
@@ -271,6 +287,9 @@ func (l *link) direct() bool { return l.path.IsValid() }
 // counted takes what the device says of the peer.
 func (l *link) counted(now time.Time, s *wireguard.PeerStats) {
 	sent := s.TxBytes > l.tx && l.tx > 0
+	if s.RxBytes > l.rx {
+		l.device.heardAt = now
+	}
 	l.handshake, l.rx, l.tx = s.LastHandshake, s.RxBytes, s.TxBytes
 	if sent && l.machine != nil {
 		l.machine.Traffic(now)

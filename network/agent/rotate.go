@@ -42,8 +42,18 @@ func (t *tenant) rotate(ctx context.Context, now time.Time) time.Time {
 		begin = newest.since
 	}
 	end := begin.Add(p.Overlap)
-	if !t.movedAt.IsZero() && t.movedAt.Add(p.Linger).Before(end) {
-		end = t.movedAt.Add(p.Linger)
+	if !t.movedAt.IsZero() {
+		// This node has moved to the newer device. Others may be later: as long as
+		// they send by the older one, it stays.
+		quiet := t.movedAt
+		for _, d := range t.devices[:len(t.devices)-1] {
+			if d.heardAt.After(quiet) {
+				quiet = d.heardAt
+			}
+		}
+		if quiet = quiet.Add(p.Linger); quiet.Before(end) {
+			end = quiet
+		}
 	}
 	if now.Before(end) {
 		if end.Before(next) {

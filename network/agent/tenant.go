@@ -35,7 +35,7 @@ type tenant struct {
 	wanted   uint64    // an epoch that another node has begun already
 	rotating bool      // a goroutine makes or closes a device
 	retryAt  time.Time // after a device could not be made
-	movedAt  time.Time // when all peers were on the newest device; zero: not yet
+	movedAt  time.Time // when all peers were on the newest device here; zero: not yet
 	problem  error     // of routes and devices
 }
 
@@ -235,6 +235,11 @@ func (t *tenant) moveRoutes(now time.Time) {
 				if p.active != d {
 					p.active = d
 					changed = true
+				}
+				for _, old := range t.devices[:i] {
+					if l := old.links[slot]; l != nil {
+						l.leave()
+					}
 				}
 				break
 			}

@@ -54,8 +54,8 @@ const (
 	etherIPv6   = 0x86dd
 )
 
-// dissect reads the headers of a frame.
-func dissect(frame []byte) (f Flow, ipLen int) {
+// Dissect reads the headers of a frame, and how long its IP packet is.
+func Dissect(frame []byte) (f Flow, ipLen int) {
 	if len(frame) < etherHeader {
 		return Flow{Proto: "short"}, 0
 	}

@@ -142,7 +142,7 @@ func (s *Segment) offer(from *port, frame []byte) {
 	var instantly []due
 	s.mu.Lock()
 	p := Packet{Segment: s.name, From: from.name, Time: now, Frame: frame}
-	p.Flow, p.IPLen = dissect(frame)
+	p.Flow, p.IPLen = Dissect(frame)
 	for _, tap := range s.taps {
 		tap(p)
 	}
@@ -156,7 +156,7 @@ func (s *Segment) offer(from *port, frame []byte) {
 		}
 		p.Frame = f
 		if s.middle != nil {
-			p.Flow, p.IPLen = dissect(f)
+			p.Flow, p.IPLen = Dissect(f)
 		}
 		instantly = s.forward(from, p, now, instantly)
 	}

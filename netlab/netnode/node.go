@@ -138,7 +138,7 @@ func (n *nodeProcess) start(ctx context.Context, log *slog.Logger) (err error) {
 	n.work.Go(func() { n.failed <- n.agent.Run(ctx) })
 	if cfg.Run != "" {
 		n.kind, err = worknet.New(worknet.Config{
-			Slot: slot, Agent: n.agent, ExitTable: agent.ExitTable, Run: cfg.Run, MTU: cfg.MTU, Log: log,
+			Slot: slot, Agent: n.agent, Run: cfg.Run, MTU: cfg.MTU, Log: log,
 		})
 	}
 	return err

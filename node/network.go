@@ -31,6 +31,8 @@ import (
 type networks struct {
 	log *slog.Logger
 
+	order sync.Mutex // the agent hears of networks one after the other, the newest last
+
 	mu    sync.Mutex
 	agent *agent.Agent
 	links func() []rendezvous.Link
@@ -50,6 +52,8 @@ func newNetworks(log *slog.Logger) *networks {
 // Ensure hands a network to the agent. Before the node has joined its slot there
 // is none: then the network waits, with no way to the outside.
 func (n *networks) Ensure(ctx context.Context, t network.Topology, netns int) error {
+	n.order.Lock()
+	defer n.order.Unlock()
 	fd, err := unix.FcntlInt(uintptr(netns), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("keep the router namespace of network %s: %w", t.Name, err)
@@ -69,6 +73,8 @@ func (n *networks) Ensure(ctx context.Context, t network.Topology, netns int) er
 
 // Remove ends a network.
 func (n *networks) Remove(ctx context.Context, id canon.Hash) error {
+	n.order.Lock()
+	defer n.order.Unlock()
 	n.mu.Lock()
 	if old, ok := n.stand[id]; ok {
 		unix.Close(old.netns)
@@ -123,6 +129,8 @@ func (n *networks) knows(slot canon.Hash) bool {
 
 // use makes a the agent of all networks, nil: none.
 func (n *networks) use(ctx context.Context, a *agent.Agent, links func() []rendezvous.Link) {
+	n.order.Lock()
+	defer n.order.Unlock()
 	n.mu.Lock()
 	n.agent, n.links = a, links
 	all := make([]standing, 0, len(n.stand))
@@ -165,10 +173,16 @@ func (n *Node) talk(ctx context.Context, epoch uint64) error {
 	// The agent and the relay know each other; neither says a word before Run.
 	var a *agent.Agent
 	ready := make(chan struct{})
+	tell := func(f func()) {
+		if <-ready; a != nil {
+			f()
+		}
+	}
 	relay, err := rendezvous.Connect(rendezvous.ClientConfig{
 		URLs: n.at.grid.Rendezvous, Grid: n.at.grid.ID, Slot: n.at.Slot, Epoch: epoch, Signer: n.keys.Signer, Logger: n.log,
-		OnPacket:   func(from canon.Hash, packet []byte) { <-ready; a.Relayed(from, packet) },
-		OnObserved: func(token [16]byte, addr netip.AddrPort) { <-ready; a.Observed(token, addr) },
+		OnPacket:   func(from canon.Hash, packet []byte) { tell(func() { a.Relayed(from, packet) }) },
+		OnObserved: func(token [16]byte, addr netip.AddrPort) { tell(func() { a.Observed(token, addr) }) },
+		OnChange:   func() { tell(func() { a.RelayChanged() }) },
 	})
 	if err != nil {
 		return err
@@ -181,12 +195,7 @@ func (n *Node) talk(ctx context.Context, epoch uint64) error {
 			return agent.Identity{Epoch: b.Epoch, Key: b.SigningKey}, err
 		},
 		Messenger: peers, Relay: relay, Devices: devices, Logger: n.log,
-		ObserveProbe: func(token [16]byte) []byte {
-			if err := relay.Watch(token); err != nil {
-				n.log.Debug("watch for the outside address of a device", "error", err)
-			}
-			return rendezvous.ObserveProbe(token)
-		},
+		ObserveProbe: rendezvous.ObserveProbe,
 	})
 	close(ready)
 	if err != nil {

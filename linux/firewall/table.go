@@ -260,7 +260,8 @@ func compareChain(w Chain, ch *nftables.Chain, rules []Rule) error {
 }
 
 func compareSet(w Set, s *nftables.Set, elements []nftables.SetElement) error {
-	if s == nil || s.IsMap != w.Verdicts || s.KeyType.Bytes != w.Key.Bytes || s.Interval || s.HasTimeout {
+	// Of a map the library loses the type of the keys; the elements have them.
+	if s == nil || s.IsMap != w.Verdicts || !w.Verdicts && s.KeyType.Bytes != w.Key.Bytes || s.Interval || s.HasTimeout {
 		return fmt.Errorf("set %s is missing or another one", w.Name)
 	}
 	have := make([]Element, len(elements))

@@ -167,7 +167,13 @@ func (k *Kind) tie(ctx context.Context, d workload.Desired, ns int, a attachment
 	if err := netns.Do(ns, func() error { return ready(limited, a.Name) }); err != nil {
 		return err
 	}
-	return netns.Do(int(r.Fd()), func() error { return forwards(limited, portName(a.IPv4)) })
+	return netns.Do(int(r.Fd()), func() error {
+		if err := forwards(limited, portName(a.IPv4)); err != nil {
+			return err
+		}
+		// The bridge has a carrier only now, by its first port.
+		return ready(limited, bridgeName)
+	})
 }
 
 // await waits until the router has this workload among its ports, as of the

@@ -133,9 +133,25 @@ func (k *Kind) connect(ctx context.Context, router int, v View) error {
 	}
 	host := int(k.host.Fd())
 	routerMAC, hostMAC := linkMACs(v.Site.Link)
-	err := netns.Do(router, func() error {
+	// Half of a pair, or that of another number, is made anew.
+	var whole bool
+	err := netns.Do(host, func() error {
+		l, err := find(linkName(v.Site.Link))
+		whole = l != nil
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	err = netns.Do(router, func() error {
 		l, err := find(egressName)
-		if err != nil || l != nil {
+		if err != nil {
+			return err
+		}
+		if l != nil && whole && l.Attrs().HardwareAddr.String() == hw(routerMAC).String() {
+			return nil
+		}
+		if err := remove(egressName); err != nil {
 			return err
 		}
 		veth := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: linkName(v.Site.Link), PeerNamespace: netlink.NsFd(host), PeerHardwareAddr: hw(hostMAC), PeerMTU: uint32(v.MTU)}

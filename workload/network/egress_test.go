@@ -74,6 +74,11 @@ func internet(t *testing.T, m *machine) place {
 		defer cancel()
 		return ready(ctx, "up0")
 	}))
+	p.in(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), patient)
+		defer cancel()
+		return ready(ctx, "site")
+	})
 	return p
 }
 

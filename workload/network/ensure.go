@@ -79,7 +79,7 @@ func (k *Kind) ensure(ctx context.Context, d workload.Desired, v View, t netplan
 		}
 	}
 	fd := int(ns.Fd())
-	if err := shape(fd, v); err != nil {
+	if err := shape(ctx, fd, v); err != nil {
 		return err
 	}
 	if err := k.connect(ctx, fd, v); err != nil {

@@ -150,14 +150,47 @@ func setPort(l netlink.Link, values map[int]byte) error {
 }
 
 // ready waits until the kernel has noticed that a link's other end is up: until
-// then it drops what is sent there.
+// then it drops what is sent there. It also does what settled does.
 func ready(ctx context.Context, name string) error {
-	return poll(ctx, func() (bool, error) {
+	err := poll(ctx, func() (bool, error) {
 		l, err := find(name)
 		if err == nil && l == nil {
 			err = fmt.Errorf("%s is gone", name)
 		}
 		return err == nil && l.Attrs().OperState == netlink.OperUp, err
+	})
+	if err != nil {
+		return err
+	}
+	return settled(ctx, name)
+}
+
+// settled waits until a link's IPv6 addresses are taken as the namespace's own: the
+// kernel makes the route that says so some time after the address.
+func settled(ctx context.Context, name string) error {
+	l, err := find(name)
+	if err != nil {
+		return err
+	}
+	if l == nil {
+		return fmt.Errorf("%s is gone", name)
+	}
+	return poll(ctx, func() (bool, error) {
+		addrs, err := netlink.AddrList(l, netlink.FAMILY_V6)
+		if err != nil {
+			return false, fmt.Errorf("list addresses of %s: %w", name, err)
+		}
+		local, err := netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_LOCAL, LinkIndex: l.Attrs().Index}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
+		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return false, fmt.Errorf("list routes of %s: %w", name, err)
+		}
+		for _, a := range addrs {
+			own := func(r netlink.Route) bool { return r.Dst != nil && r.Dst.IP.Equal(a.IP) && r.Type == unix.RTN_LOCAL }
+			if !slices.ContainsFunc(local, own) {
+				return false, nil
+			}
+		}
+		return true, nil
 	})
 }
 

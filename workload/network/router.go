@@ -1,6 +1,7 @@
 package network
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -57,7 +58,7 @@ const unreachable = 1 << 30
 
 // shape makes a router namespace what the view says, except for its link to the
 // host and for its ports. What is right already is not touched.
-func shape(ns int, v View) error {
+func shape(ctx context.Context, ns int, v View) error {
 	if err := netns.Do(ns, func() error { return netns.Set(routerSettings()...) }); err != nil {
 		return err
 	}
@@ -73,6 +74,11 @@ func shape(ns int, v View) error {
 			return err
 		}
 		if err := bridge(v); err != nil {
+			return err
+		}
+		limited, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		if err := settled(limited, bridgeName); err != nil {
 			return err
 		}
 		// What no node of the network has goes nowhere, and not to the outside.

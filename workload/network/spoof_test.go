@@ -5,12 +5,12 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	fw "github.com/zero-os/zos/linux/firewall"
@@ -310,16 +310,27 @@ func TestFragmentsDoNotSlipPastRules(t *testing.T) {
 func (s *spoofed) tables(t *testing.T) string {
 	t.Helper()
 	var out []string
-	for _, command := range []string{"ip -o neigh show", "ip -o -6 neigh show", "bridge fdb show br br0", "ip -o route show", "ip -o -6 route show"} {
-		s.router.in(func() error {
-			b, err := exec.Command("sh", "-c", command).CombinedOutput()
-			for line := range strings.Lines(string(b)) {
-				// The order of a dump is nobody's promise, nor are counters in it.
-				out = append(out, command+": "+strings.TrimSpace(line))
+	s.router.in(func() error {
+		for _, family := range []int{unix.AF_INET, unix.AF_INET6, unix.AF_BRIDGE} {
+			neighbours, err := netlink.NeighList(0, family)
+			if err != nil {
+				return err
 			}
-			return err
-		})
-	}
+			for _, n := range neighbours {
+				out = append(out, fmt.Sprint("neighbour ", family, n.LinkIndex, n.State, n.IP, n.HardwareAddr))
+			}
+		}
+		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+			routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+			if err != nil {
+				return err
+			}
+			for _, r := range routes {
+				out = append(out, fmt.Sprint("route ", r.Table, r.Dst, r.Gw, r.LinkIndex, r.Type))
+			}
+		}
+		return nil
+	})
 	slices.Sort(out)
 	return strings.Join(out, "\n")
 }

@@ -88,6 +88,8 @@ func newLab(t testing.TB, change func(*Config)) *lab {
 	l := &lab{t: t, tcp: map[string]*dns.Conn{}, router: namespaceFD(t), inside: namespaceFD(t), beyond: namespaceFD(t)}
 	r, w := handle(t, l.router), handle(t, l.inside)
 	must(t, r.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "br"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(l.inside)}))
+	linkUp(t, r, "br")
+	linkUp(t, w, "eth0")
 	addrs(t, r, "br", "10.20.1.1/24", "fd00:20:1:1::1/64", "10.20.2.1/32", "10.30.1.1/24")
 	addrs(t, w, "eth0", webAddr+"/24", dbAddr+"/24", outAddr+"/24", exitAddr+"/24", strangerAddr+"/24", "fd00:20:1:1::2/64", "fd00:20:1:1::4/64", "10.30.1.2/24")
 	addrs(t, handle(t, l.beyond), "lo", upstreamAddr+"/32", "192.0.2.54/32")
@@ -151,17 +153,41 @@ func handle(t testing.TB, fd int) *netlink.Handle {
 	return h
 }
 
+func linkUp(t testing.TB, h *netlink.Handle, name string) netlink.Link {
+	t.Helper()
+	dev, err := h.LinkByName(name)
+	must(t, err)
+	must(t, h.LinkSetUp(dev))
+	return dev
+}
+
 func addrs(t testing.TB, h *netlink.Handle, link string, list ...string) {
 	t.Helper()
-	dev, err := h.LinkByName(link)
-	must(t, err)
+	dev := linkUp(t, h, link)
 	for _, text := range list {
 		a, err := netlink.ParseAddr(text)
 		must(t, err)
 		a.Flags = unix.IFA_F_NODAD
 		must(t, h.AddrAdd(dev, a))
 	}
-	must(t, h.LinkSetUp(dev))
+	// The kernel takes up an IPv6 address some moments later.
+	for start := time.Now(); ; {
+		missing := ""
+		for _, text := range list {
+			ip, _, err := net.ParseCIDR(text)
+			must(t, err)
+			if routes, err := h.RouteGet(ip); err != nil || len(routes) != 1 || routes[0].Type != unix.RTN_LOCAL {
+				missing = text
+			}
+		}
+		if missing == "" {
+			return
+		}
+		if time.Since(start) > 30*time.Second {
+			t.Fatalf("the kernel does not take up %s", missing)
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // dialFrom connects from one of the workloads' addresses to a server.

@@ -178,7 +178,8 @@ func (s *Server) Stats() Stats {
 }
 
 // Check asks every address of the server for its own zone, by UDP from inside
-// the namespace, and tells what is wrong with the first that does not answer. A
+// the namespace, and tells what is wrong with the first that does not answer
+// within some seconds, a lost packet or two included. A
 // firewall without a rule for port 53 at the router's own addresses is no cause:
 // these questions come over the loopback.
 func (s *Server) Check(ctx context.Context) error {
@@ -193,7 +194,7 @@ func (s *Server) Check(ctx context.Context) error {
 		return fmt.Errorf("make a question: %w", err)
 	}
 	for _, at := range s.addrs {
-		b, err := exchange(ctx, s.netns, "udp", at, packet)
+		b, err := again(ctx, func(ctx context.Context) ([]byte, error) { return exchange(ctx, s.netns, "udp", at, packet) })
 		if err != nil {
 			return fmt.Errorf("ask the resolver at %s: %w", at, err)
 		}
@@ -206,6 +207,25 @@ func (s *Server) Check(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// How often, and for how long each time, a check asks an address.
+const (
+	checkTries = 4
+	checkTime  = 500 * time.Millisecond
+)
+
+// again asks until there is an answer, or ctx ends: packets may be lost.
+func again(ctx context.Context, ask func(context.Context) ([]byte, error)) (b []byte, err error) {
+	for range checkTries {
+		try, cancel := context.WithTimeout(ctx, checkTime)
+		b, err = ask(try)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return b, err
+		}
+	}
+	return nil, err
 }
 
 // admit tells whether client may ask now, and its egress.

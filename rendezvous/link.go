@@ -237,7 +237,7 @@ func (l *link) poke(own map[netip.Addr]bool) {
 		s.end(errors.New("this machine's address has changed"))
 		return
 	}
-	s.suspect.Store(true)
+	s.suspect.Store(s.client.now())
 }
 
 // ownAddresses are those of this machine; nil if they can't be read.
@@ -272,7 +272,7 @@ type session struct {
 	pinged  atomic.Int64 // when the oldest ping without an answer was sent; 0: none
 	lastOut atomic.Int64 // when the last ping was sent
 	seq     atomic.Uint64
-	suspect atomic.Bool // answer a ping soon, or be dead
+	suspect atomic.Int64 // since when it must answer a ping soon, or be dead; 0: it need not
 
 	once sync.Once
 	err  error
@@ -401,7 +401,9 @@ func (s *session) ponged(body []byte) {
 		return
 	}
 	s.pinged.Store(0)
-	s.suspect.Store(false)
+	if since := s.suspect.Load(); at >= since { // not one that was on the way before
+		s.suspect.CompareAndSwap(since, 0)
+	}
 	s.rtt.Store(now - at)
 }
 
@@ -443,13 +445,14 @@ func (s *session) check(now int64) {
 	if heard > pinged {
 		limit += limit / 2
 	}
-	if s.suspect.Load() {
-		limit = int64(2 * p.Silent)
+	suspect := s.suspect.Load()
+	if suspect != 0 {
+		pinged, limit = suspect, int64(2*p.Silent)
 	}
 	switch {
 	case pinged != 0 && now-pinged > limit:
 		s.end(problem.New("rendezvous-unreachable", "link to %s: no ping came back for %s", s.link.addr.Host, time.Duration(now-pinged).Round(time.Millisecond)))
-	case now-s.lastOut.Load() >= int64(p.Ping), s.suspect.Load() && pinged == 0:
+	case now-s.lastOut.Load() >= int64(p.Ping), s.lastOut.Load() < suspect:
 		s.ping(now)
 	case pinged != 0 && now-s.lastOut.Load() > int64(p.Answer)/4:
 		s.ping(now) // our own queue may have pushed it out

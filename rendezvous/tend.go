@@ -38,7 +38,7 @@ func (c *Client) look() bool {
 			continue
 		}
 		s.check(now)
-		busy = busy || s.suspect.Load()
+		busy = busy || s.suspect.Load() != 0
 		if s.udp != nil {
 			s.udp.check(now)
 			busy = busy || now-s.udp.active.Load() < int64(4*c.cfg.Periods.Probe)

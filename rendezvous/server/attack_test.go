@@ -59,7 +59,7 @@ func dial(t testing.TB, url string) *bare {
 	c, err := rendezvous.Dial(ctx(t), a, rendezvous.ALPNRelay)
 	must(t, err)
 	t.Cleanup(func() { c.Close() })
-	must(t, c.SetDeadline(time.Now().Add(30*time.Second)))
+	must(t, c.SetDeadline(time.Now().Add(3*time.Minute)))
 	b := &bare{t: t, conn: c.(*tls.Conn), in: wire.NewReader(c)}
 	ty, body := b.next()
 	if ty != wire.Hello || len(body) != wire.ChallengeSize {

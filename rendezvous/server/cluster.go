@@ -156,7 +156,20 @@ func (c *cluster) dial(a rendezvous.Address, purpose byte) error {
 	if _, err := conn.Write(wire.Append(nil, wire.ClusterHello, []byte{purpose}, nil, nil)); err != nil {
 		return err
 	}
-	return c.run(conn, under, wire.NewReader(conn), purpose, string(a.Pin))
+	// With TLS 1.3 a dialer is done before the other side has judged its key:
+	// only this tells that it is let in.
+	in := wire.NewReader(conn)
+	if err := raw.SetReadDeadline(time.Now().Add(c.server.cfg.Limits.Handshake)); err != nil {
+		return err
+	}
+	t, body, err := in.Next()
+	if err != nil {
+		return fmt.Errorf("server of the cluster: %w", err)
+	}
+	if t != wire.ClusterHello || len(body) != 1 || body[0] != purpose {
+		return fmt.Errorf("server of the cluster: a frame of type %d came first", t)
+	}
+	return c.run(conn, under, in, purpose, string(a.Pin))
 }
 
 // serve takes a connection of another server; TLS has proven which.
@@ -170,11 +183,15 @@ func (c *cluster) serve(conn *tls.Conn, under *wire.Conn, proven func()) error {
 	if t != wire.ClusterHello || len(body) != 1 {
 		return fmt.Errorf("server of the cluster: a frame of type %d came first", t)
 	}
+	purpose := body[0]
+	if _, err := conn.Write(wire.Append(nil, wire.ClusterHello, []byte{purpose}, nil, nil)); err != nil {
+		return err
+	}
 	proven()
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return err
 	}
-	return c.run(conn, under, in, body[0], string(pin))
+	return c.run(conn, under, in, purpose, string(pin))
 }
 
 func (c *cluster) run(conn *tls.Conn, under *wire.Conn, in *wire.Reader, purpose byte, pin string) error {

@@ -3,6 +3,7 @@ package server_test
 import (
 	"bytes"
 	"crypto/tls"
+	"io"
 	"testing"
 	"time"
 
@@ -147,7 +148,10 @@ func TestMembersOfTheClusterAreNotTrustedWithJunk(t *testing.T) {
 		must(t, err)
 		t.Cleanup(func() { c.Close() })
 		must(t, c.SetDeadline(time.Now().Add(20*time.Second)))
-		_, err = c.Write(wire.Append(nil, wire.ClusterHello, []byte{purpose}, nil, nil))
+		hello := wire.Append(nil, wire.ClusterHello, []byte{purpose}, nil, nil)
+		_, err = c.Write(hello)
+		must(t, err)
+		_, err = io.ReadFull(c, make([]byte, len(hello)))
 		must(t, err)
 		return c
 	}

@@ -32,7 +32,7 @@ func NodeModules() []string {
 		// then pass filters that speak of routed packets.
 		"wireguard", "veth", "bridge", "tun", "macvlan", "vxlan", "8021q",
 		"nf_tables", "nft_ct", "nft_nat", "nft_masq", "nft_reject_inet", "nft_limit", "nft_log",
-		"nft_fib_inet", "nft_chain_nat", "nft_redir", "nft_connlimit", "nf_conntrack_netlink", "sch_fq", "sch_tbf", "sch_netem",
+		"nft_fib_inet", "nft_chain_nat", "nft_redir", "nft_connlimit", "nft_meta_bridge", "nf_conntrack_netlink", "sch_fq", "sch_tbf", "sch_netem",
 		// micro-VMs
 		"kvm_intel", "kvm_amd", "vsock", "vhost_vsock", "vhost_net", "vmw_vsock_virtio_transport", "virtio_rng",
 		// storage

@@ -8,6 +8,7 @@ func Modules() []string {
 		"libcrc32c", "nfnetlink", "nf_tables",
 		"nf_defrag_ipv4", "nf_defrag_ipv6", "nf_conntrack", "nft_ct",
 		"nf_nat", "nft_chain_nat", "nft_nat", "nft_masq", "nf_conncount", "nft_connlimit",
+		"nft_meta_bridge", // names of interfaces in rules of bridges; brings the bridge
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 
 	"github.com/zero-os/zos/bus"
 	"github.com/zero-os/zos/canon"
-	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/node/protocol"
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/sign"
@@ -37,21 +36,20 @@ func (c *Client) dial() (*bus.Conn, error) {
 	return c.bus, nil
 }
 
-// Bound reads the keys of a slot from the ledger, for package bus.
+// Bound reads the keys of a slot from the ledger, for package bus, and judges them
+// by the farm's own signatures.
 func (c *Client) Bound(ctx context.Context, slot canon.Hash) (bus.Binding, error) {
-	rec, ok, err := Get[contract.BoundRecord](ctx, c, contract.KeyBound(slot))
+	return c.bound(ctx, slot)
+}
+
+// readLedger gets one record, verified.
+func (c *Client) readLedger(ctx context.Context, key string) ([]byte, bool, error) {
+	l, err := c.Ledger(ctx)
 	if err != nil {
-		return bus.Binding{}, err
+		return nil, false, err
 	}
-	if !ok {
-		return bus.Binding{}, problem.New("node-unreachable", "no node has joined slot %s yet", slot.Short())
-	}
-	n, _, _, err := contract.Open[contract.Node](rec.Signed, contract.KindNode, c.Grid())
-	if err != nil {
-		return bus.Binding{}, err
-	}
-	key, err := sign.ParsePublicKey(n.SigningKey)
-	return bus.Binding{Epoch: rec.Epoch, SigningKey: key, SealingKey: n.SealingKey}, err
+	b, found, _, err := l.Get(ctx, key)
+	return b, found, err
 }
 
 // asker prepares requests in the name of a key.

@@ -23,6 +23,7 @@ type Client struct {
 	config  Config
 	context *Context
 	log     *slog.Logger
+	bound   bus.Bound
 
 	mu     sync.Mutex
 	ledger *light.Client
@@ -34,7 +35,9 @@ func Open(_ context.Context, config Config, c *Context, log *slog.Logger) (*Clie
 	if _, err := contract.DecodeGenesis(c.Genesis); err != nil {
 		return nil, fmt.Errorf("open context %s: %w", c.Name, err)
 	}
-	return &Client{config: config, context: c, log: log}, nil
+	k := &Client{config: config, context: c, log: log}
+	k.bound = bus.BoundBy(k.Grid(), k.readLedger)
+	return k, nil
 }
 
 // Close ends the client's links.

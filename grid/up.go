@@ -290,7 +290,7 @@ func (g *Grid) Ready(ctx context.Context) error {
 			hello, cancel := context.WithTimeout(ctx, 5*time.Second)
 			defer cancel()
 			beat, err := g.client.Heartbeat(hello, g.founding.slotIDs[i])
-			if err != nil && problem.Code(err) != "node-unreachable" {
+			if err != nil && problem.Code(err) != "node-unbound" {
 				return false, err
 			}
 			return err == nil && beat.Status.Ready, nil

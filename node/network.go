@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -20,7 +19,6 @@ import (
 	"github.com/zero-os/zos/node/protocol"
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/rendezvous"
-	"github.com/zero-os/zos/sign"
 	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/workload"
 )
@@ -158,9 +156,10 @@ func (n *networks) use(ctx context.Context, a *agent.Agent, links func() []rende
 func (n *Node) talk(ctx context.Context, epoch uint64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	bound := bus.BoundBy(n.at.grid.ID, n.readLedger)
 	peers, err := bus.NewPeers(bus.PeersConfig{
 		Conn: n.conn, Grid: n.at.grid.ID, Slot: n.at.Slot, Epoch: epoch, Signer: n.keys.Signer, Sealing: n.keys.Sealing,
-		Bound: n.boundOf, Known: n.networks.knows, Logger: n.log,
+		Bound: bound, Known: n.networks.knows, Logger: n.log,
 	})
 	if err != nil {
 		return err
@@ -191,7 +190,7 @@ func (n *Node) talk(ctx context.Context, epoch uint64) error {
 	a, err = agent.New(agent.Config{
 		Grid: n.at.grid.ID, Slot: n.at.Slot, Epoch: epoch, Signer: n.keys.Signer,
 		Bound: func(ctx context.Context, slot canon.Hash) (agent.Identity, error) {
-			b, err := n.boundOf(ctx, slot)
+			b, err := bound(ctx, slot)
 			return agent.Identity{Epoch: b.Epoch, Key: b.SigningKey}, err
 		},
 		Messenger: peers, Relay: relay, Devices: devices, Logger: n.log,
@@ -215,29 +214,16 @@ func (n *Node) talk(ctx context.Context, epoch uint64) error {
 	return <-ended
 }
 
-// boundOf reads the keys that the ledger binds to a slot, verified.
-func (n *Node) boundOf(ctx context.Context, slot canon.Hash) (bus.Binding, error) {
+// readLedger gets one record, verified, from the ledger as this node follows it.
+func (n *Node) readLedger(ctx context.Context, key string) ([]byte, bool, error) {
 	n.mu.Lock()
 	l := n.ledger
 	n.mu.Unlock()
 	if l == nil {
-		return bus.Binding{}, problem.New("ledger-unreachable", "find the keys of node %s: the ledger was not read yet", slot.Short())
+		return nil, false, problem.New("ledger-unreachable", "read ledger record %s: the ledger was not read yet", key)
 	}
-	rec, found, err := get[contract.BoundRecord](ctx, l, contract.KeyBound(slot))
-	if err != nil {
-		return bus.Binding{}, err
-	}
-	if !found {
-		return bus.Binding{}, problem.New("node-unbound", "no node has joined slot %s", slot.Short())
-	}
-	b, _, _, err := contract.Open[contract.Node](rec.Signed, contract.KindNode, n.at.grid.ID)
-	if err == nil && b.Slot != slot {
-		err = errors.New("the record is of another slot")
-	}
-	if err != nil {
-		return bus.Binding{}, fmt.Errorf("read the keys of node %s: %w", slot.Short(), err)
-	}
-	return bus.Binding{Epoch: rec.Epoch, SigningKey: sign.PublicKey(b.SigningKey), SealingKey: b.SealingKey}, nil
+	b, found, _, err := l.Get(ctx, key)
+	return b, found, err
 }
 
 // nameservers are what the node itself asks; workloads with egress ask them

@@ -49,7 +49,7 @@ var exits = map[string]int{
 
 	"ledger-unreachable": exitUnreachable, "ledger-busy": exitUnreachable, "hub-unreachable": exitUnreachable, "bus-unreachable": exitUnreachable,
 	"rendezvous-unreachable": exitUnreachable, "login-undecided": exitUnreachable,
-	"node-unreachable": exitUnreachable, "node-silent": exitUnreachable, "node-busy": exitUnreachable, "hello-refused": exitUnreachable, "node-not-ready": exitUnreachable,
+	"network-detached": exitUnreachable, "network-pending": exitUnreachable, "node-silent": exitUnreachable, "node-busy": exitUnreachable, "hello-refused": exitUnreachable, "node-not-ready": exitUnreachable,
 	"node-stopping": exitUnreachable, "node-unbound": exitUnreachable, "agent-unreachable": exitUnreachable, "agent-silent": exitUnreachable,
 	"key-not-in-agent": exitUnreachable, "stream-lost": exitUnreachable, "reply-gap": exitUnreachable, "lease-expired": exitUnreachable,
 	"not-yet": exitUnreachable,
@@ -62,7 +62,7 @@ var exits = map[string]int{
 	"timeout": exitTimeout,
 
 	"rendezvous-untrusted": exitUntrusted, "login-invalid": exitUntrusted,
-	"digest-mismatch": exitUntrusted, "manifest-invalid": exitUntrusted, "signature-invalid": exitUntrusted, "signature-duplicate": exitUntrusted,
+	"digest-mismatch": exitUntrusted, "manifest-invalid": exitUntrusted, "signature-invalid": exitUntrusted, "bound-refused": exitUntrusted, "signature-duplicate": exitUntrusted,
 	"signature-unexpected": exitUntrusted, "proof-invalid": exitUntrusted, "record-mismatch": exitUntrusted, "ledger-lying": exitUntrusted,
 	"ledger-stale": exitUntrusted, "checkpoint-expired": exitUntrusted, "reply-invalid": exitUntrusted, "answer-invalid": exitUntrusted,
 	"heartbeat-invalid": exitUntrusted, "heartbeat-old": exitUntrusted, "plan-hash-mismatch": exitUntrusted, "evidence-altered": exitUntrusted,

@@ -31,6 +31,7 @@ import (
 type Config struct {
 	Number    int      // of its slot
 	Servers   []string // URLs of rendezvous servers
+	Relays    []string // URLs for packets only, none: Servers
 	RelayOnly bool
 	Engine    wireguard.Engine
 	MTU       int
@@ -109,12 +110,17 @@ func (n *nodeProcess) start(ctx context.Context, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	relays := cfg.Relays
+	if len(relays) == 0 {
+		relays = cfg.Servers
+	}
 	// The client calls the agent, which needs the client.
 	ready := make(chan struct{})
 	n.client, err = rendezvous.Connect(rendezvous.ClientConfig{
-		URLs: cfg.Servers, Grid: Grid, Slot: slot, Epoch: epoch, Signer: key, RelayOnly: cfg.RelayOnly,
+		URLs: relays, Grid: Grid, Slot: slot, Epoch: epoch, Signer: key, RelayOnly: cfg.RelayOnly,
 		OnPacket:   func(from canon.Hash, packet []byte) { <-ready; n.agent.Relayed(from, packet) },
 		OnObserved: func(token [16]byte, addr netip.AddrPort) { <-ready; n.agent.Observed(token, addr) },
+		OnChange:   func() { <-ready; n.agent.RelayChanged() },
 		Logger:     log, Periods: cfg.Links,
 	})
 	if err != nil {

@@ -3,7 +3,9 @@ package nettest
 import (
 	"fmt"
 	"net/netip"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/zero-os/zos/netlab"
 	"github.com/zero-os/zos/netlab/netnode"
@@ -62,16 +64,51 @@ func TestConnectionsSurviveChangesOfTheNodesAddress(t *testing.T) {
 		step.do()
 		c.Goes(t, step.what, 20)
 		m.path(t, step.path)
-		t.Logf("%s: longest silence %s", step.what, c.Silence())
+		t.Logf("%s: longest silence %s", step.what, c.Silence().Round(time.Millisecond))
 	}
 }
 
-// Both nodes are where no direct path is possible, and lose one server after
-// the other: killed, hanging, cut off.
+// busy counts the frames that pass each server, to find out which one is used.
+type busy struct {
+	mu sync.Mutex
+	n  map[netip.Addr]int
+}
+
+func (b *busy) see(p netlab.Packet) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.n[p.Flow.Dst.Addr()]++
+}
+
+// used is the server over which the connection goes now.
+func (b *busy) used(t *testing.T, w *netnode.World, c *netnode.Talk) int {
+	t.Helper()
+	b.mu.Lock()
+	clear(b.n)
+	b.mu.Unlock()
+	c.Goes(t, "to see which server is used", 50)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	best := 0
+	for i, s := range w.Servers {
+		if b.n[s.Host.Addr4()] > b.n[w.Servers[best].Host.Addr4()] {
+			best = i
+		}
+	}
+	if b.n[w.Servers[best].Host.Addr4()] < 50 {
+		t.Fatalf("no server is used: %v", b.n)
+	}
+	return best
+}
+
+// Both nodes are where no direct path is possible, and lose the server that
+// they use: it is killed, hangs, is cut off; then two of the three are.
 func TestConnectionsSurviveTheLossOfRelays(t *testing.T) {
 	w := netnode.NewWorld(t, 3)
 	a := w.Node(0, w.Lab.Site("one", netlab.SiteConfig{WAN: w.Internet, NAT: netlab.Symmetric, LAN: lan(1)}).Host("a"))
 	b := w.Node(1, w.Lab.Site("two", netlab.SiteConfig{WAN: w.Internet, NAT: netlab.Symmetric, LAN: lan(2)}).Host("b"))
+	traffic := &busy{n: map[netip.Addr]int{}}
+	w.Internet.Tap(traffic.see)
 	m := mesh(t, "web", a, b)
 	c := talk(t, m)
 	m.path(t, agent.PathRelay)
@@ -79,21 +116,38 @@ func TestConnectionsSurviveTheLossOfRelays(t *testing.T) {
 		t.Helper()
 		c.Reset()
 		do()
-		c.Goes(t, what, 20)
-		t.Logf("%s: longest silence %s", what, c.Silence())
+		c.Goes(t, what, 50)
+		t.Logf("%s: longest silence %s", what, c.Silence().Round(time.Millisecond))
 	}
-	first := w.Servers[0]
-	survive("one server is killed", func() { first.Kill() })
-	survive("it comes back", func() { w.Servers[0] = w.Restart(first) })
-	survive("one hangs", func() { w.Servers[1].Freeze(true) })
-	survive("it goes on", func() { w.Servers[1].Freeze(false) })
-	survive("two are cut off", func() {
-		for _, s := range w.Servers[1:] {
-			s.Host.NIC(0).Shape(netlab.Shape{Cut: true}, netlab.Shape{Cut: true})
+	links := func(up int) {
+		t.Helper()
+		for _, n := range []*netnode.Node{a, b} {
+			netnode.Until(t, fmt.Sprintf("%d servers are connected", up), func() bool {
+				have := 0
+				for _, l := range n.Status().Links {
+					if l.Up {
+						have++
+					}
+				}
+				return have == up
+			})
 		}
-	})
+	}
+	cut := netlab.Shape{Cut: true}
+	links(3)
+	i := traffic.used(t, w, c)
+	survive("the server is killed", func() { w.Servers[i].Kill() })
+	links(2)
+	survive("it comes back", func() { w.Servers[i] = w.Restart(w.Servers[i]); links(3) })
+	i = traffic.used(t, w, c)
+	survive("the server hangs", func() { w.Servers[i].Freeze(true) })
+	survive("it goes on", func() { w.Servers[i].Freeze(false); links(3) })
+	i = traffic.used(t, w, c)
+	survive("the server is cut off", func() { w.Servers[i].Host.NIC(0).Shape(cut, cut) })
+	j := traffic.used(t, w, c)
+	survive("another is cut off", func() { w.Servers[j].Host.NIC(0).Shape(cut, cut) })
 	survive("they are back", func() {
-		for _, s := range w.Servers[1:] {
+		for _, s := range w.Servers {
 			s.Host.NIC(0).Shape(netlab.Shape{}, netlab.Shape{})
 		}
 	})

@@ -23,7 +23,8 @@
 // an attachment are kept by the router of the node where it lives. What comes out
 // of WireGuard must be from another node's workload. All is computed from the plan
 // (ViewOf, Tables: pure) and replaced in one transaction, so that an update opens
-// nothing for a moment and breaks no connection.
+// nothing for a moment. Connections that the new version allows live on; others are
+// forgotten, and end.
 //
 // # Leaving the network
 //
@@ -32,9 +33,8 @@
 // of the uplink. Egress "exit" is routed to the exit node through WireGuard, and
 // leaves there the same way.
 //
-// # What is not kept
+// # While the daemon is away
 //
-// Connections that the rules of an older version let begin go on until they end.
 // The kind serves the network's resolver itself: while the node daemon is away, names
 // do not resolve, and everything else goes on.
 package network

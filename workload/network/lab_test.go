@@ -317,8 +317,6 @@ func (d *deployment) also(name, node string, network, last int, change ...func(*
 
 func egress(e string) func(*plan.Attachment) { return func(a *plan.Attachment) { a.Egress = e } }
 
-func shut(a *plan.Attachment) { a.Open = false }
-
 func allow(rules ...plan.Rule) func(*plan.Attachment) {
 	return func(a *plan.Attachment) { a.Open, a.Allow = false, rules }
 }

@@ -70,6 +70,25 @@ func (s stream) lives(when string) {
 	}
 }
 
+// silent checks that nothing passes any more, in either direction: what is written
+// at one end does not come to the other.
+func (s stream) silent(at place, beacon stream) {
+	s.t.Helper()
+	in := at.tap("eth0")
+	if _, err := s.c.Write([]byte(marker)); err != nil {
+		s.t.Fatal(err)
+	}
+	beacon.lives("while another is cut")
+	if _, err := beacon.c.Write([]byte("seen now")); err != nil {
+		s.t.Fatal(err)
+	}
+	for _, f := range in.until(s.t, "seen now") {
+		if strings.Contains(string(f), marker) {
+			s.t.Error("a connection that the update forbids goes on")
+		}
+	}
+}
+
 func (m *machine) status(t *testing.T, id workload.ID) workload.Status {
 	t.Helper()
 	all, err := m.kind.Observe(context.Background())
@@ -140,12 +159,16 @@ func TestUpdateIsInPlace(t *testing.T) {
 	d := w.deploy("d", "front", "10.20.0.0/16", "a", "b").add("one", "a", 2).add("two", "b", 2).add("three", "a", 3).up()
 	s := d.place("one").stream(d.place("two"), 80)
 	three := d.place("three")
+	closed := d.place("two").stream(d.place("one"), 81)
+	kept := d.place("two").stream(d.place("one"), 82)
 	d.version++
 	d.members = d.members[:2]
-	d.members[0].at[0].Allow, d.members[0].at[0].Open = []plan.Rule{rule("udp", beacon, beacon)}, false
+	d.members[0].at[0].Allow, d.members[0].at[0].Open = []plan.Rule{rule("udp", beacon, beacon), rule("tcp", 82, 82)}, false
 	d.add("four", "a", 4)
 	d.up()
 	s.lives("after an update")
+	kept.lives("after an update that keeps its port open")
+	closed.silent(d.place("one"), kept)
 	if d.place("four").reaches(d.place("one"), d.place("one").v4, 7000, beacon) {
 		t.Error("a port that the update closed is open")
 	}

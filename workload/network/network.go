@@ -93,5 +93,5 @@ func hostNamespace(fd int) (*os.File, error) {
 
 // Modules are the kernel modules that networks need, besides firewall.Modules.
 func Modules() []string {
-	return []string{"veth", "bridge", "tun", "wireguard", "sch_tbf"}
+	return []string{"veth", "bridge", "tun", "wireguard", "sch_tbf", "nf_conntrack_netlink"}
 }

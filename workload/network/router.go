@@ -23,6 +23,9 @@ func routerSettings() []netns.Setting {
 		{Path: "ipv4/ip_forward", Value: "1"},
 		{Path: "ipv6/conf/all/forwarding", Value: "1"},
 		{Path: "ipv6/conf/default/forwarding", Value: "1"},
+		// A connection is one that was seen to begin: what has been cut does not come
+		// back as one of the other direction.
+		{Path: "netfilter/nf_conntrack_tcp_loose", Value: "0"},
 		// Bridged frames pass the bridge's filter and no other one.
 		{Path: "bridge/bridge-nf-call-iptables", Value: "0", Optional: true},
 		{Path: "bridge/bridge-nf-call-ip6tables", Value: "0", Optional: true},
@@ -97,10 +100,13 @@ func shape(ctx context.Context, ns int, v View) error {
 // filter puts the tables in force unless they are.
 func filter(ns int, v View) error {
 	err := fw.Namespace(ns).Verify(Tables(v)...)
-	if problem.Code(err) == "firewall-altered" {
-		err = fw.Namespace(ns).Apply(Tables(v)...)
+	if problem.Code(err) != "firewall-altered" {
+		return err
 	}
-	return err
+	if err := fw.Namespace(ns).Apply(Tables(v)...); err != nil {
+		return err
+	}
+	return cut(ns, v)
 }
 
 func bridge(v View) error {

@@ -274,12 +274,12 @@ func TestFragmentsDoNotSlipPastRules(t *testing.T) {
 	gw, mac := routerMAC(d.routerPlace("a").v4), workloadMAC(evil.v4)
 	send := func(port uint16, text string) {
 		whole := udpBytes(port, strings.Repeat("x", 24)+text)
-		// Eight bytes first: the ports and nothing else. Then the rest, last one first.
+		// In units of eight bytes. Eight first: the ports and nothing else. Then the rest, last one first.
 		first, second, rest := whole[:8], whole[8:24], whole[24:]
 		for _, part := range []struct {
 			flags uint16
 			data  []byte
-		}{{24 / 8, rest}, {0x2000 | 8/8, second}, {0x2000, first}} {
+		}{{3, rest}, {0x2000 | 1, second}, {0x2000, first}} {
 			p := ip4(evil.v4, web.v4, unix.IPPROTO_UDP, part.flags, part.data)
 			binary.BigEndian.PutUint16(p[4:], port) // its own id
 			p[10], p[11] = 0, 0

@@ -1,0 +1,83 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/zero-os/zos/linux/netns"
+	"github.com/zero-os/zos/spec/plan"
+)
+
+// permits tells whether the view's rules let a connection begin that goes from one
+// workload to another. It says what the chains say, for those that began before.
+// Connections with an end outside the network are none of its business: their
+// packets lose their route as soon as the plan grants it no more.
+func (v View) permits(src, dst netip.Addr, protocol byte, port uint16) bool {
+	inside := func(a netip.Addr) bool { return v.IPv4.Contains(a) || v.IPv6.Contains(a) }
+	if !inside(src) || !inside(dst) || dst == v.Router4 || dst == v.Router6 || slices.Contains(v.Routers, dst) {
+		return true
+	}
+	at := slices.IndexFunc(v.Ports, func(p Port) bool { return p.IPv4 == dst || p.IPv6 == dst })
+	remote := func(a netip.Addr) bool {
+		return slices.ContainsFunc(v.Remotes, func(r Remote) bool { return r.IPv4 == a || r.IPv6 == a })
+	}
+	local := func(a netip.Addr) bool {
+		return slices.ContainsFunc(v.Ports, func(p Port) bool { return p.IPv4 == a || p.IPv6 == a })
+	}
+	switch {
+	case at < 0:
+		return local(src) && remote(dst) // the other node's router has the rules
+	case !local(src) && !remote(src):
+		return false
+	case v.Ports[at].Open:
+		return true
+	}
+	return slices.ContainsFunc(v.Ports[at].Allow, func(a Allow) bool {
+		if !a.All && !slices.Contains(a.Peers, src) {
+			return false
+		}
+		switch a.Protocol {
+		case plan.ProtocolTCP:
+			return protocol == unix.IPPROTO_TCP && a.First <= port && port <= a.Last
+		case plan.ProtocolUDP:
+			return protocol == unix.IPPROTO_UDP && a.First <= port && port <= a.Last
+		case plan.ProtocolICMP:
+			return protocol == unix.IPPROTO_ICMP || protocol == unix.IPPROTO_ICMPV6
+		}
+		return false
+	})
+}
+
+// forbiddenFlows picks the connections that a view does not permit.
+type forbiddenFlows struct{ View }
+
+// MatchConntrackFlow implements netlink.CustomConntrackFilter.
+func (f forbiddenFlows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+	src, ok := netip.AddrFromSlice(flow.Forward.SrcIP)
+	dst, ok2 := netip.AddrFromSlice(flow.Forward.DstIP)
+	return ok && ok2 && !f.permits(src.Unmap(), dst.Unmap(), flow.Forward.Protocol, flow.Forward.DstPort)
+}
+
+// cut makes a router forget the connections that its view does not permit, so that
+// their next packet is one of no connection. All others stay.
+func cut(ns int, v View) error {
+	return netns.Do(ns, func() error {
+		for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+			var err error
+			for range 10 {
+				if _, err = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, forbiddenFlows{v}); !errors.Is(err, netlink.ErrDumpInterrupted) {
+					break
+				}
+			}
+			if err != nil {
+				return fmt.Errorf("end connections that the plan allows no more: %w", err)
+			}
+		}
+		return nil
+	})
+}

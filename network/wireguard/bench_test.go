@@ -25,6 +25,8 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
+
+	"github.com/zero-os/zos/vmtest"
 )
 
 // The benchmark measures one TCP stream between two router namespaces whose
@@ -233,15 +235,9 @@ func (m measured) String() string {
 	return fmt.Sprintf("%.0f MB/s, %.2f CPU-s/GB, %.0f MB", m.rate, m.cpu, m.peak)
 }
 
-// load is what a measurement sends.
-type load struct {
-	streams int
-	bytes   int64      // together
-	flood   netip.Addr // if set: a flood of datagrams to it instead, of which any may be lost
-}
-
-// measure runs two devices of a kind under a load.
-func measure(t testing.TB, kind string, mtu int, l load) measured {
+// measure runs two devices of a kind under a load; to a valid address it is a
+// flood of datagrams, of which any may be lost, instead of streams.
+func measure(t testing.TB, kind string, mtu int, l load, to netip.Addr) measured {
 	t.Helper()
 	a, b := newSites(t)
 	ca, cb := startChild(t, kind, a, b.key.Public(), mtu), startChild(t, kind, b, a.key.Public(), mtu)
@@ -264,8 +260,8 @@ func measure(t testing.TB, kind string, mtu int, l load) measured {
 	talk(t, a, b, false, "warm")
 	before := ca.cpu(t) + cb.cpu(t)
 	start := time.Now()
-	if l.flood.IsValid() {
-		flood(t, a, l.flood, l.bytes, mtu)
+	if to.IsValid() {
+		flood(t, a, to, l.bytes, mtu)
 	} else {
 		stream(t, a, b, l)
 	}
@@ -279,52 +275,6 @@ func port(t testing.TB, s string) uint16 {
 	n, err := strconv.ParseUint(s, 10, 16)
 	must(t, err)
 	return uint16(n)
-}
-
-// stream sends TCP from a to b.
-func stream(t testing.TB, a, b *site, l load) {
-	t.Helper()
-	var listener net.Listener
-	must(t, within(b.routerNS, func() (err error) {
-		listener, err = net.Listen("tcp", netip.AddrPortFrom(b.in4, 0).String())
-		return err
-	}))
-	defer listener.Close()
-	each := l.bytes / int64(l.streams)
-	done := make(chan error, 2*l.streams)
-	for range l.streams {
-		c := dial(t, a.routerNS, listener.Addr().(*net.TCPAddr).AddrPort())
-		server, err := listener.Accept()
-		must(t, err)
-		go func() {
-			defer server.Close()
-			buf := make([]byte, 256<<10)
-			for left := each; left > 0; {
-				n, err := server.Read(buf)
-				if err != nil {
-					done <- err
-					return
-				}
-				left -= int64(n)
-			}
-			done <- nil
-		}()
-		go func() {
-			buf := make([]byte, 256<<10)
-			for left := each; left > 0; {
-				n, err := c.Write(buf[:min(left, int64(len(buf)))])
-				if err != nil {
-					done <- err
-					return
-				}
-				left -= int64(n)
-			}
-			done <- nil
-		}()
-	}
-	for range 2 * l.streams {
-		must(t, <-done)
-	}
 }
 
 // flood sends datagrams as fast as the kernel takes them, cut by the kernel as
@@ -351,16 +301,44 @@ func flood(t testing.TB, a *site, to netip.Addr, bytes int64, mtu int) {
 	}
 }
 
+// BenchmarkKernel runs BenchmarkInGuest under the node's kernel.
+func BenchmarkKernel(b *testing.B) {
+	console := vmtest.RunInVM(b, ".", vmtest.Options{
+		Run:     "^TestAutoTakesTheKernel$",
+		Modules: []string{"wireguard", "veth", "tun"},
+		Args:    []string{"-test.v", "-test.bench=BenchmarkInGuest", "-test.benchtime=1x"},
+		Timeout: 8 * time.Minute,
+	})
+	found := 0
+	for line := range strings.Lines(console) {
+		_, text, ok := strings.Cut(line, "measured: ")
+		if !ok {
+			continue
+		}
+		found++
+		b.Log(strings.TrimSpace(text))
+		if f := strings.Fields(text); len(f) > 2 && f[1] == "x-by-hand" {
+			x, err := strconv.ParseFloat(f[0], 64)
+			must(b, err)
+			b.ReportMetric(x, "x-by-hand")
+		}
+	}
+	if found == 0 {
+		b.Fatal("the guest measured nothing")
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
 func BenchmarkUserspace(b *testing.B) {
 	for _, mtu := range []int{DefaultMTU, 1420} {
 		b.Run(fmt.Sprintf("mtu=%d", mtu), func(b *testing.B) {
-			idle := measure(b, "none", mtu, load{}).peak
+			idle := measure(b, "none", mtu, load{}, netip.Addr{}).peak
 			for range b.N {
-				l := load{streams: 1, bytes: 1 << 30}
+				l := load{streams: 1, bytes: 512 << 20}
 				var runs [2][]measured
 				for range 3 { // in turn, so that the machine's moods meet both
 					for i, kind := range []string{"ours", "stock"} {
-						m := measure(b, kind, mtu, l)
+						m := measure(b, kind, mtu, l, netip.Addr{})
 						b.Logf("MTU %d, %s: %v", mtu, kind, m)
 						runs[i] = append(runs[i], m)
 					}
@@ -400,14 +378,17 @@ const maxMemory = 64
 // TestMemoryStaysBoundedUnderLoad loads a device with what makes wireguard-go's
 // queues grow: many streams, and a flood that nothing slows down.
 func TestMemoryStaysBoundedUnderLoad(t *testing.T) {
-	idle := measure(t, "none", DefaultMTU, load{}).peak
-	for name, l := range map[string]load{
-		"one stream":                          {streams: 1, bytes: 256 << 20},
-		"thirty streams":                      {streams: 30, bytes: 256 << 20},
-		"a flood":                             {flood: netip.MustParseAddr("10.20.2.1"), bytes: 512 << 20},
-		"a flood to a peer that is not there": {flood: deadPeer.Addr().Next(), bytes: 512 << 20},
+	idle := measure(t, "none", DefaultMTU, load{}, netip.Addr{}).peak
+	for name, l := range map[string]struct {
+		load load
+		to   netip.Addr
+	}{
+		"one stream":                          {load: load{streams: 1, bytes: 128 << 20}},
+		"thirty streams":                      {load: load{streams: 30, bytes: 128 << 20}},
+		"a flood":                             {load: load{bytes: 512 << 20}, to: netip.MustParseAddr("10.20.2.1")},
+		"a flood to a peer that is not there": {load: load{bytes: 512 << 20}, to: deadPeer.Addr().Next()},
 	} {
-		m := measure(t, "ours", DefaultMTU, l)
+		m := measure(t, "ours", DefaultMTU, l.load, l.to)
 		t.Logf("measured: %s: %v, %.0f MB beside the %.0f of an idle process (%d processors)", name, m, m.peak-idle, idle, runtime.NumCPU())
 		if m.peak-idle > maxMemory {
 			t.Errorf("%s: %.0f MB, want at most %d", name, m.peak-idle, maxMemory)

@@ -35,8 +35,9 @@ type bind struct {
 	done chan struct{} // closed by Close; nil: not open
 }
 
-// relayQueue bounds what waits from the relay, in packets; 1 MiB when full.
-const relayQueue = 512
+// relayQueue bounds what waits from the relay, in packets: 4 MiB when full,
+// which is about what a TCP sender has under way.
+const relayQueue = 2048
 
 type relayed struct {
 	from Key

@@ -15,6 +15,10 @@
 // Probes, which find direct paths, travel from the device's own UDP port beside
 // WireGuard's packets and are told apart by ProbeMagic.
 //
+// The host's firewall must let loopback through (a relayed peer of the kernel's
+// engine is a socket on 127.0.0.1) and answers to what was sent (probes leave
+// through raw sockets and are tracked as any UDP packet is).
+//
 // The package decides no path, exchanges no key and sets no address or route:
 // network/agent does.
 package wireguard

@@ -170,10 +170,11 @@ func (s *site) start(t testing.TB, c Config, other *site) {
 // site's device at once.
 func (s *site) config(c Config, other *site) Config {
 	c.Name, c.PrivateKey, c.NetNS = "wg-test", s.key, s.routerNS
+	from, to := s.key.Public(), other.key.Public()
 	c.ToRelay = func(peer Key, packet []byte) {
 		s.sent.Add(1)
-		if other.dev != nil && peer == other.key.Public() {
-			other.dev.FromRelay(s.key.Public(), packet)
+		if other.dev != nil && peer == to {
+			other.dev.FromRelay(from, packet)
 		}
 	}
 	c.OnProbe = func(from netip.AddrPort, b []byte) {
@@ -421,4 +422,56 @@ func udpSockets(t testing.TB, ns int) (out []string) {
 		return nil
 	}))
 	return out
+}
+
+// load is what a measurement sends.
+type load struct {
+	streams int
+	bytes   int64 // together
+}
+
+// stream sends TCP from a to b.
+func stream(t testing.TB, a, b *site, l load) {
+	t.Helper()
+	var listener net.Listener
+	must(t, within(b.routerNS, func() (err error) {
+		listener, err = net.Listen("tcp", netip.AddrPortFrom(b.in4, 0).String())
+		return err
+	}))
+	defer listener.Close()
+	each := l.bytes / int64(l.streams)
+	done := make(chan error, 2*l.streams)
+	for range l.streams {
+		c := dial(t, a.routerNS, listener.Addr().(*net.TCPAddr).AddrPort())
+		server, err := listener.Accept()
+		must(t, err)
+		go func() {
+			defer server.Close()
+			buf := make([]byte, 256<<10)
+			for left := each; left > 0; {
+				n, err := server.Read(buf)
+				if err != nil {
+					done <- err
+					return
+				}
+				left -= int64(n)
+			}
+			done <- nil
+		}()
+		go func() {
+			buf := make([]byte, 256<<10)
+			for left := each; left > 0; {
+				n, err := c.Write(buf[:min(left, int64(len(buf)))])
+				if err != nil {
+					done <- err
+					return
+				}
+				left -= int64(n)
+			}
+			done <- nil
+		}()
+	}
+	for range 2 * l.streams {
+		must(t, <-done)
+	}
 }

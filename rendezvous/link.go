@@ -119,6 +119,7 @@ func (l *link) once(ctx context.Context) error {
 	wg.Go(s.write)
 	if s.udp != nil {
 		wg.Go(s.udp.read)
+		wg.Go(s.udp.drain)
 		s.udp.pingAll(c.now())
 	}
 	err = s.read()
@@ -191,7 +192,7 @@ func (l *link) login(ctx context.Context) (*session, error) {
 	}
 	if !stop() { // the deadline came at the last moment
 		if s.udp != nil {
-			s.udp.conn.Close()
+			s.udp.close()
 		}
 		return nil, l.refused(ctx.Err())
 	}
@@ -422,7 +423,7 @@ func (s *session) end(why error) {
 		s.queue.Close()
 		s.conn.NetConn().Close() // not by TLS, which would wait for a blocked write
 		if s.udp != nil {
-			s.udp.conn.Close()
+			s.udp.close()
 		}
 	})
 }

@@ -4,11 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
-	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/rendezvous/wire"
@@ -26,19 +24,19 @@ const firstTries = 4
 type udp struct {
 	session *session
 	conn    *net.UDPConn
-	raw     syscall.RawConn
 	sealer  *wire.Sealer
 	opener  *wire.Opener
 	most    atomic.Int64 // bytes of the largest datagram that passes; 0: use TLS
 	active  atomic.Int64 // when a packet went or came by UDP, or is said to have
-	heard   atomic.Int64
 
-	mu   sync.Mutex // of what follows
-	buf  wire.Buffer
-	out  []byte
-	fail error
-	emit func(fd uintptr) bool // writes out, without waiting
-	tier [len(tiers)]tier
+	mu       sync.Mutex // of what follows
+	wake     sync.Cond
+	buf      wire.Buffer
+	waiting  []wire.Gather // the oldest first
+	size     int           // bytes in it
+	ended    bool
+	segments wire.Segmenter
+	tier     [len(tiers)]tier
 }
 
 // tier is what is known of one size.
@@ -58,21 +56,16 @@ func newUDP(s *session, id [wire.SessionSize]byte, ours, theirs [32]byte) (*udp,
 		return nil, err
 	}
 	u := &udp{session: s, conn: conn}
-	u.emit = func(fd uintptr) bool {
-		_, err := unix.SendmsgN(int(fd), u.out, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-		u.fail = err
-		return true // also when it would block: the packet is lost, nobody waits
-	}
-	if u.raw, err = conn.SyscallConn(); err == nil {
-		if u.sealer, err = wire.NewSealer(id, ours); err == nil {
-			u.opener, err = wire.NewOpener(theirs)
-		}
+	u.wake.L = &u.mu
+	if u.sealer, err = wire.NewSealer(id, ours); err == nil {
+		u.opener, err = wire.NewOpener(theirs)
 	}
 	if err != nil {
 		conn.Close()
 		return nil, err
 	}
 	conn.SetReadBuffer(1 << 20) // as much as the kernel allows
+	wire.TakeMany(conn)
 	return u, nil
 }
 
@@ -88,47 +81,104 @@ func (u *udp) send(to canon.Hash, kind byte, packet []byte) bool {
 	return u.write(wire.Send, head[:], packet, 0)
 }
 
-// write seals and sends. False: the kernel refused it for good.
+// write seals a datagram and lets write send it soon, with others.
 func (u *udp) write(t wire.Type, x, y []byte, pad int) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.out = u.sealer.Seal(&u.buf, t, x, y, pad); u.out == nil {
+	d := u.sealer.Seal(&u.buf, t, x, y, pad)
+	if d == nil || u.ended {
 		return false
 	}
-	err := u.raw.Write(u.emit)
-	// What the path refused (too large, no route, an ICMP error of an earlier
-	// one) goes by TLS; a full buffer loses it, as networks do.
-	return err == nil && (u.fail == nil || errors.Is(u.fail, unix.EAGAIN))
+	buffers := &u.session.client.buffers
+	for u.size+len(d) > queueSize { // as in a network, the oldest go
+		u.size -= u.waiting[0].Size()
+		u.waiting[0].Clear(buffers)
+		u.shift()
+	}
+	last := len(u.waiting) - 1
+	if last < 0 || !u.waiting[last].Add(buffers, d) {
+		u.waiting = append(u.waiting, wire.Gather{})
+		u.waiting[last+1].Add(buffers, d)
+	}
+	u.size += len(d)
+	if len(u.waiting) == 1 {
+		u.wake.Signal()
+	}
+	return true
+}
+
+// shift takes the oldest out of the list; u is locked.
+func (u *udp) shift() {
+	n := copy(u.waiting, u.waiting[1:])
+	u.waiting[n] = wire.Gather{}
+	u.waiting = u.waiting[:n]
+}
+
+// drain sends what waits until close.
+func (u *udp) drain() {
+	for {
+		u.mu.Lock()
+		for len(u.waiting) == 0 && !u.ended {
+			u.wake.Wait()
+		}
+		if u.ended {
+			u.mu.Unlock()
+			return
+		}
+		g := u.waiting[0]
+		u.shift()
+		u.size -= g.Size()
+		u.mu.Unlock()
+		g.Write(u.conn, netip.AddrPort{}, &u.segments, &u.session.client.buffers)
+	}
+}
+
+// close ends drain and read.
+func (u *udp) close() {
+	u.mu.Lock()
+	u.ended = true
+	for i := range u.waiting {
+		u.waiting[i].Clear(&u.session.client.buffers)
+	}
+	u.waiting = nil
+	u.wake.Broadcast()
+	u.mu.Unlock()
+	u.conn.Close()
 }
 
 // read takes datagrams until the socket is closed.
 func (u *udp) read() {
-	b := new(wire.Buffer)
+	in, scratch := make([]byte, wire.ReadSize), new(wire.Buffer)
 	for {
-		n, err := u.conn.Read(b.B[:])
+		n, size, _, err := wire.ReadUDP(u.conn, in)
 		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
+			if wire.Broken(err) {
 				return
 			}
 			continue // an ICMP error of an earlier datagram
 		}
-		t, body, _, err := u.opener.Open(b, n)
-		if err != nil {
-			continue
+		for b := in[:n]; len(b) > 0; {
+			d := b[:min(size, len(b))]
+			b = b[len(d):]
+			u.take(scratch, d)
 		}
-		now := u.session.client.now()
-		u.heard.Store(now)
-		switch t {
-		case wire.Recv:
-			from, packet, err := wire.Packet(body)
-			if err != nil {
-				continue
-			}
+	}
+}
+
+func (u *udp) take(scratch *wire.Buffer, d []byte) {
+	t, body, _, err := u.opener.Open(scratch, d)
+	if err != nil {
+		return
+	}
+	now := u.session.client.now()
+	switch t {
+	case wire.Recv:
+		if from, packet, err := wire.Packet(body); err == nil {
 			u.active.Store(now)
 			u.session.received(from, packet)
-		case wire.Pong:
-			u.ponged(n, body, now)
 		}
+	case wire.Pong:
+		u.ponged(len(d), body, now)
 	}
 }
 

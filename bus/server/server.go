@@ -37,8 +37,6 @@ const (
 
 // Config is how a server is started.
 type Config struct {
-	// Listen is for New without meaning; see Serve.
-	Listen string
 	// MaxClients bounds connections; 0 means DefaultClients.
 	MaxClients int
 	Logger     *slog.Logger
@@ -51,7 +49,6 @@ type Server struct {
 	secret string // of the server's own connection, see Join
 
 	spliced spliced
-	plain   *plain // nil without Serve
 }
 
 // New starts a bus that is fed connections by ServeConn. The caller ends it with
@@ -111,9 +108,6 @@ func (s *Server) Clients() int { return s.nats.NumClients() }
 
 // Stop cuts every connection and ends the server. It may be called again.
 func (s *Server) Stop() error {
-	if s.plain != nil {
-		s.plain.stop()
-	}
 	s.nats.Shutdown()
 	s.spliced.stop()
 	done := make(chan struct{})

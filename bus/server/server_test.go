@@ -1,11 +1,11 @@
 package server_test
 
 import (
-	"context"
 	"errors"
 	"net"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,18 +23,42 @@ const tokenA, tokenB = "00112233445566778899aabbccddeeff", "ffeeddccbbaa99887766
 
 var slot, other = canon.Sum([]byte("slot")), canon.Sum([]byte("other"))
 
-func serve(t *testing.T) *server.Server {
+// plain is a server with a listener before it that speaks in the clear.
+type plain struct {
+	*server.Server
+	url string
+}
+
+func (p plain) URL() string { return p.url }
+
+func serve(t *testing.T) plain {
 	t.Helper()
-	s, err := server.Serve(t.Context(), server.Config{MaxClients: 5})
+	s, err := server.New(t.Context(), server.Config{MaxClients: 5})
 	if err != nil {
 		t.Fatal(err)
 	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { s.ServeConn(c) })
+		}
+	})
 	t.Cleanup(func() {
+		ln.Close()
 		if err := s.Stop(); err != nil {
 			t.Error(err)
 		}
+		wg.Wait()
 	})
-	return s
+	return plain{s, "nats://" + ln.Addr().String()}
 }
 
 func dial(t *testing.T, url, user, token string) (*nats.Conn, chan error, error) {
@@ -173,23 +197,6 @@ func TestServerIsBounded(t *testing.T) {
 	}
 }
 
-func TestBadAddressesAreErrors(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	for _, addr := range []string{"nowhere", "127.0.0.1:x", "127.0.0.1:99999", ln.Addr().String()} {
-		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-		s, err := server.Serve(ctx, server.Config{Listen: addr})
-		cancel()
-		if err == nil {
-			s.Stop()
-			t.Errorf("%s: accepted", addr)
-		}
-	}
-}
-
 // TestNodesCarryNoServer: what a node links does not contain the server.
 func TestNodesCarryNoServer(t *testing.T) {
 	deps := func(pkg string) string {
@@ -203,7 +210,7 @@ func TestNodesCarryNoServer(t *testing.T) {
 	if !strings.Contains(deps("github.com/zero-os/zos/bus/server"), engine) {
 		t.Error("control: the server's own package does not link the engine")
 	}
-	for _, p := range []string{"bus", "farm"} {
+	for _, p := range []string{"bus", "farm", "rendezvous"} {
 		if strings.Contains(deps("github.com/zero-os/zos/"+p), engine) {
 			t.Errorf("package %s links the server", p)
 		}

@@ -10,7 +10,7 @@ import (
 const packetCost = 200
 
 // bucket bounds the rate of one client. It asks for the time only when it has
-// run empty.
+// run empty, so that after a rest two bursts may pass at once.
 type bucket struct {
 	rate  float64 // bytes/s; 0: no bound
 	burst float64
@@ -19,10 +19,9 @@ type bucket struct {
 	at    time.Time
 }
 
-// newBucket allows rate bytes per second and, at once, those of a quarter of a
-// second.
+// newBucket allows rate bytes per second, with bursts of an eighth of a second.
 func newBucket(rate int, now time.Time) *bucket {
-	b := &bucket{rate: float64(max(0, rate)), burst: max(float64(rate)/4, 64<<10), at: now}
+	b := &bucket{rate: float64(max(0, rate)), burst: max(float64(rate)/8, 64<<10), at: now}
 	b.left = b.burst
 	return b
 }

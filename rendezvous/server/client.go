@@ -46,12 +46,13 @@ type client struct {
 	once    sync.Once
 	why     string
 
-	sealer *wire.Sealer
-	opener *wire.Opener
-	udp    atomic.Pointer[netip.AddrPort] // where datagrams go; nil: use TLS
-	udpMax atomic.Int64                   // bytes of the largest datagram that passes
-	udpAt  atomic.Int64                   // Unix nanoseconds of the last datagram
-	toldAt atomic.Int64                   // … of the last UDPUsed
+	sealer   *wire.Sealer
+	opener   *wire.Opener
+	udp      atomic.Pointer[netip.AddrPort] // where datagrams go; nil: use TLS
+	udpMax   atomic.Int64                   // bytes of the largest datagram that passes
+	udpAt    atomic.Int64                   // Unix nanoseconds of the last datagram
+	toldAt   atomic.Int64                   // … of the last UDPUsed
+	segments wire.Segmenter
 }
 
 // serve logs a client in and passes its packets until it leaves.
@@ -138,12 +139,16 @@ func (r *relay) login(ctx context.Context, conn *tls.Conn, under *wire.Conn, in 
 
 // read takes frames until the connection ends.
 func (c *client) read(in *wire.Reader) error {
+	out := &outgoing{relay: c.relay}
 	for {
+		if !in.Buffered() { // once for each batch
+			out.flush()
+		}
 		t, body, err := in.Next()
 		if err != nil {
 			return err
 		}
-		if !in.Buffered() { // once for each batch
+		if !in.Buffered() {
 			c.last.Store(time.Now().UnixNano())
 		}
 		switch t {
@@ -152,7 +157,7 @@ func (c *client) read(in *wire.Reader) error {
 			if err != nil {
 				return err
 			}
-			c.relay.pass(c, to, packet)
+			c.relay.pass(c, to, packet, out)
 		case wire.Watch, wire.Unwatch:
 			token, err := wire.Token(body)
 			if err != nil {
@@ -179,8 +184,8 @@ func (c *client) write() {
 }
 
 // deliver sends a packet to the client, as a datagram if that passes.
-func (c *client) deliver(from canon.Hash, packet []byte) {
-	if to := c.udp.Load(); to != nil && int64(len(packet)+wire.PacketOverhead) <= c.udpMax.Load() && c.datagram(*to, from, packet) {
+func (c *client) deliver(from canon.Hash, packet []byte, out *outgoing) {
+	if to := c.udp.Load(); to != nil && int64(len(packet)+wire.PacketOverhead) <= c.udpMax.Load() && c.datagram(*to, from, packet, out) {
 		return
 	}
 	c.queue.Push(wire.Recv, from[:], packet, nil)

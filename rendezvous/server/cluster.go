@@ -253,8 +253,10 @@ func every(d time.Duration, fn func()) (stop func()) {
 }
 
 func (c *cluster) readRelay(conn *tls.Conn, in *wire.Reader, l *clusterLink) error {
+	out := &outgoing{relay: c.server.relay}
 	for {
 		if !in.Buffered() {
+			out.flush()
 			if err := conn.SetReadDeadline(time.Now().Add(clusterSilent)); err != nil {
 				return err
 			}
@@ -282,7 +284,7 @@ func (c *cluster) readRelay(conn *tls.Conn, in *wire.Reader, l *clusterLink) err
 			if err != nil {
 				return err
 			}
-			c.server.relay.passed(slot, to, packet)
+			c.server.relay.passed(slot, to, packet, out)
 		default:
 			return fmt.Errorf("server of the cluster: a frame of type %d", t)
 		}

@@ -18,7 +18,7 @@ func TestBucketAllowsItsRateAndABurst(t *testing.T) {
 	for b.take(800, clock) {
 		sent++
 	}
-	if sent != 250 { // a quarter of a second
+	if sent != 125 { // an eighth of a second
 		t.Errorf("%d packets at once", sent)
 	}
 	for range 10 {
@@ -27,7 +27,7 @@ func TestBucketAllowsItsRateAndABurst(t *testing.T) {
 			sent++
 		}
 	}
-	if sent != 250+1000 {
+	if sent != 125+1000 {
 		t.Errorf("%d packets in a second", sent)
 	}
 	now = now.Add(-time.Hour) // a clock set back gives nothing and takes nothing

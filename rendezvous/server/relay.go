@@ -118,7 +118,7 @@ func (r *relay) leave(c *client) {
 }
 
 // pass brings a packet from a client to another slot: here, or by the cluster.
-func (r *relay) pass(from *client, to canon.Hash, packet []byte) {
+func (r *relay) pass(from *client, to canon.Hash, packet []byte, out *outgoing) {
 	if !from.bucket.take(len(packet), time.Now) {
 		return
 	}
@@ -127,7 +127,7 @@ func (r *relay) pass(from *client, to canon.Hash, packet []byte) {
 		return
 	}
 	if c := r.find(to); c != nil {
-		c.deliver(from.slot, packet)
+		c.deliver(from.slot, packet, out)
 		return
 	}
 	if r.server.cluster.forward(from.slot, to, packet) {
@@ -138,9 +138,9 @@ func (r *relay) pass(from *client, to canon.Hash, packet []byte) {
 
 // passed brings a packet that another server forwarded to a client here, and
 // nowhere else: so nothing goes in circles.
-func (r *relay) passed(from, to canon.Hash, packet []byte) {
+func (r *relay) passed(from, to canon.Hash, packet []byte, out *outgoing) {
 	if c := r.find(to); c != nil {
-		c.deliver(from, packet)
+		c.deliver(from, packet, out)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/rendezvous"
+	"github.com/zero-os/zos/rendezvous/wire"
 )
 
 // Config is how a server is started.
@@ -185,6 +186,7 @@ func listen(ctx context.Context, addr string) (net.Listener, *net.UDPConn, error
 			// As much as the kernel allows; less is only slower.
 			udp.SetReadBuffer(udpBuffer)
 			udp.SetWriteBuffer(udpBuffer)
+			wire.TakeMany(udp)
 			return ln, udp, nil
 		}
 		ln.Close()

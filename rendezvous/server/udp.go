@@ -14,28 +14,56 @@ const udpBuffer = 4 << 20
 
 // readUDP takes datagrams until the socket is closed.
 func (r *relay) readUDP() {
-	b := new(wire.Buffer)
+	in, scratch := make([]byte, wire.ReadSize), new(wire.Buffer)
+	out := &outgoing{relay: r}
 	for {
-		n, from, err := r.server.udp.ReadFromUDPAddrPort(b.B[:])
+		n, size, from, err := wire.ReadUDP(r.server.udp, in)
 		if err != nil {
-			if r.server.ctx.Err() != nil {
+			if r.server.ctx.Err() != nil || wire.Broken(err) {
 				return
 			}
 			continue // of one datagram, e.g. an ICMP error that came back
 		}
-		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-		switch {
-		case n == wire.ObserveSize && b.B[0] == wire.DatagramObserve:
-			r.observed([wire.TokenSize]byte(b.B[1:wire.ObserveSize]), from)
-		default:
-			r.datagram(b, n, from)
+		for b := in[:n]; len(b) > 0; {
+			d := b[:min(size, len(b))]
+			b = b[len(d):]
+			if len(d) == wire.ObserveSize && d[0] == wire.DatagramObserve {
+				r.observed([wire.TokenSize]byte(d[1:]), from)
+				continue
+			}
+			r.datagram(scratch, d, from, out)
 		}
+		out.flush()
+	}
+}
+
+// outgoing is datagrams that one goroutine gathers for one client.
+type outgoing struct {
+	relay  *relay
+	client *client
+	to     netip.AddrPort
+	gather wire.Gather
+}
+
+func (o *outgoing) add(c *client, to netip.AddrPort, d []byte) {
+	if o.client != c || o.to != to || !o.gather.Add(&o.relay.queues, d) {
+		o.flush()
+		o.client, o.to = c, to
+		o.gather.Add(&o.relay.queues, d)
+	}
+}
+
+// flush sends what was gathered; whoever delivers calls it before waiting for
+// more.
+func (o *outgoing) flush() {
+	if !o.gather.Empty() {
+		o.gather.Write(o.relay.server.udp, o.to, &o.client.segments, &o.relay.queues)
 	}
 }
 
 // datagram takes a sealed one. Whoever is not of a session gets no answer.
-func (r *relay) datagram(b *wire.Buffer, n int, from netip.AddrPort) {
-	session, ok := wire.Session(b.B[:n])
+func (r *relay) datagram(b *wire.Buffer, d []byte, from netip.AddrPort, out *outgoing) {
+	session, ok := wire.Session(d)
 	if !ok {
 		return
 	}
@@ -45,7 +73,7 @@ func (r *relay) datagram(b *wire.Buffer, n int, from netip.AddrPort) {
 	if c == nil {
 		return
 	}
-	t, body, newest, err := c.opener.Open(b, n)
+	t, body, newest, err := c.opener.Open(b, d)
 	if err != nil {
 		return
 	}
@@ -54,12 +82,13 @@ func (r *relay) datagram(b *wire.Buffer, n int, from netip.AddrPort) {
 	c.udpAt.Store(now)
 	// A client that moved is followed to where its newest datagram came from.
 	if old := c.udp.Load(); newest && old != nil && *old != from {
-		c.udp.CompareAndSwap(old, &from)
+		moved := from
+		c.udp.CompareAndSwap(old, &moved)
 	}
 	switch t {
 	case wire.Send:
 		if to, packet, err := wire.Packet(body); err == nil {
-			r.pass(c, to, packet)
+			r.pass(c, to, packet, out)
 		}
 	case wire.Ping:
 		c.ping(body, from, newest)
@@ -89,8 +118,8 @@ func (c *client) ping(body []byte, from netip.AddrPort, newest bool) {
 	}
 }
 
-// datagram sends a packet by UDP. False: UDP is not believed in any more.
-func (c *client) datagram(to netip.AddrPort, from canon.Hash, packet []byte) bool {
+// datagram sends a packet by UDP, at the latest when out is flushed. False: UDP is not believed in any more.
+func (c *client) datagram(to netip.AddrPort, from canon.Hash, packet []byte, out *outgoing) bool {
 	now := time.Now().UnixNano()
 	quiet := time.Duration(now - c.udpAt.Load())
 	if quiet > udpFresh {
@@ -105,6 +134,6 @@ func (c *client) datagram(to netip.AddrPort, from canon.Hash, packet []byte) boo
 	if d == nil {
 		return false
 	}
-	_, err := c.relay.server.udp.WriteToUDPAddrPort(d, to)
-	return err == nil
+	out.add(c, to, d)
+	return true
 }

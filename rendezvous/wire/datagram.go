@@ -117,13 +117,13 @@ func NewOpener(key [32]byte) (*Opener, error) {
 	return &Opener{aead: a}, nil
 }
 
-// Open decrypts the datagram b.B[:n] in place. newest tells that no later one
-// was opened before: its sender's address is the present one.
-func (o *Opener) Open(b *Buffer, n int) (t Type, body []byte, newest bool, err error) {
-	if n > len(b.B) || n < Overhead || b.B[0] != DatagramSealed {
+// Open decrypts a datagram in place; b is memory to work with. newest tells that
+// no later one was opened before: its sender's address is the present one.
+func (o *Opener) Open(b *Buffer, d []byte) (t Type, body []byte, newest bool, err error) {
+	if len(d) < Overhead || d[0] != DatagramSealed {
 		return 0, nil, false, errDatagram
 	}
-	counter := binary.BigEndian.Uint64(b.B[1+SessionSize:])
+	counter := binary.BigEndian.Uint64(d[1+SessionSize:])
 	o.mu.Lock()
 	fresh := o.seen.fresh(counter)
 	o.mu.Unlock()
@@ -132,7 +132,7 @@ func (o *Opener) Open(b *Buffer, n int) (t Type, body []byte, newest bool, err e
 	}
 	clear(b.nonce[:4])
 	binary.BigEndian.PutUint64(b.nonce[4:], counter)
-	plain, err := o.aead.Open(b.B[headSize:headSize], b.nonce[:], b.B[headSize:n], b.B[:headSize])
+	plain, err := o.aead.Open(d[headSize:headSize], b.nonce[:], d[headSize:], d[:headSize])
 	if err != nil {
 		return 0, nil, false, errDatagram
 	}

@@ -30,9 +30,7 @@ func seal(t testing.TB, s *Sealer, ty Type, body []byte) []byte {
 }
 
 func open(o *Opener, d []byte) (Type, []byte, bool, error) {
-	b := new(Buffer)
-	n := copy(b.B[:], d)
-	ty, body, newest, err := o.Open(b, n)
+	ty, body, newest, err := o.Open(new(Buffer), bytes.Clone(d))
 	return ty, bytes.Clone(body), newest, err
 }
 
@@ -112,7 +110,7 @@ func TestDatagramsAllocateNothing(t *testing.T) {
 	b, slot, packet := new(Buffer), make([]byte, 32), make([]byte, 1452)
 	if n := testing.AllocsPerRun(100, func() {
 		d := s.Seal(b, Send, slot, packet, 0)
-		if _, _, _, err := o.Open(b, len(d)); err != nil {
+		if _, _, _, err := o.Open(b, d); err != nil {
 			t.Fatal(err)
 		}
 	}); n != 0 {
@@ -127,11 +125,9 @@ func FuzzDatagram(f *testing.F) {
 	f.Add([]byte{DatagramSealed})
 	f.Fuzz(func(t *testing.T, d []byte) {
 		_, o := pair(t)
-		b := new(Buffer)
-		n := copy(b.B[:], d)
-		Session(b.B[:n])
+		Session(d)
 		before := o.seen
-		ty, body, _, err := o.Open(b, n)
+		ty, body, _, err := o.Open(new(Buffer), bytes.Clone(d))
 		if err != nil && o.seen != before {
 			t.Fatal("a refused datagram moved the window")
 		}

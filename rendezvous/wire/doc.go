@@ -12,12 +12,25 @@
 //	 4 recv       from, packet   19 unwatch   token
 //	 5 gone       slot           20 udp-off   nothing
 //	 6 observed   token, address
-//	 7 udp-used   nothing
+//	 7 udp-used   nothing        21 ping      (only in datagrams)
+//	 8 pong       (only in datagrams)
+//
+// Between servers, after the first frame, the relay's connection has
+//
+//	32 hello     purpose: 1 the relay, 2 the bus; both ways, before all else
+//	33 join      slot that is connected here
+//	34 left      slot that is no more
+//	35 relay     from, to, packet
+//	36 alive     nothing
+//
+// and the bus's has messages: length (4), length of subject (2), length of reply
+// (2), subject, reply, data; a length of 0 says that the connection is alive.
 //
 // A datagram is a type (1 byte) and
 //
 //	1 sealed     session (8), counter (8), ChaCha20-Poly1305 of a frame's type
-//	             and body: send, recv, gone, 21 ping, 8 pong
+//	             and body: send, recv, ping (token 8, size 2, padding), pong
+//	             (token, padding)
 //	2 observe    token (16), in the clear, from any port
 //
 // The keys of sealed datagrams come from the TLS channel of the session; each

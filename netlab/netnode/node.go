@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -240,6 +241,12 @@ func (n *nodeProcess) do(ctx context.Context, op string, raw json.RawMessage) (a
 			return nil, err
 		}
 		return nil, n.kind.Detach(ctx, id)
+	case "await":
+		a, err := args[awaitArgs](raw)
+		if err != nil {
+			return nil, err
+		}
+		return n.await(ctx, a)
 	case "status":
 		ids, err := args[[]canon.Hash](raw)
 		if err != nil {
@@ -259,6 +266,35 @@ func (n *nodeProcess) do(ctx context.Context, op string, raw json.RawMessage) (a
 		return s, nil
 	}
 	return nil, fmt.Errorf("no operation %q", op)
+}
+
+type awaitArgs struct {
+	ID    canon.Hash
+	Peers int
+}
+
+// await waits until so many peers have shaken hands, and returns when each of
+// them did first, unless it did again meanwhile.
+func (n *nodeProcess) await(ctx context.Context, a awaitArgs) ([]time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience/2)
+	defer cancel()
+	for {
+		var at []time.Time
+		st, _ := n.agent.Status(a.ID)
+		for _, p := range st.Peers {
+			if !p.Handshake.IsZero() {
+				at = append(at, p.Handshake)
+			}
+		}
+		if len(at) >= a.Peers {
+			return at, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%d of %d peers have shaken hands", len(at), a.Peers)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 type attachArgs struct {

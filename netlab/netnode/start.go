@@ -255,6 +255,14 @@ func (n *Node) Remove(id canon.Hash) {
 	n.must("remove", id, nil)
 }
 
+// Await waits until so many peers of the network have shaken hands with the
+// node, a minute at most, and returns when each did.
+func (n *Node) Await(id canon.Hash, peers int) ([]time.Time, error) {
+	var at []time.Time
+	err := n.try("await", awaitArgs{id, peers}, &at)
+	return at, err
+}
+
 // Status tells how the node and these of its networks are.
 func (n *Node) Status(ids ...canon.Hash) Status {
 	n.tb.Helper()

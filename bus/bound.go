@@ -92,3 +92,9 @@ func readRecord[T any](ctx context.Context, read Read, key string) (T, bool, err
 	}
 	return v, true, nil
 }
+
+// Binding is what the ledger says of another slot, read within the last minute:
+// the very keys by which calls from it are judged.
+func (p *Peers) Binding(ctx context.Context, slot canon.Hash) (Binding, error) {
+	return p.book.get(ctx, slot)
+}

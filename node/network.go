@@ -156,10 +156,9 @@ func (n *networks) use(ctx context.Context, a *agent.Agent, links func() []rende
 func (n *Node) talk(ctx context.Context, epoch uint64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	bound := bus.BoundBy(n.at.grid.ID, n.readLedger)
 	peers, err := bus.NewPeers(bus.PeersConfig{
 		Conn: n.conn, Grid: n.at.grid.ID, Slot: n.at.Slot, Epoch: epoch, Signer: n.keys.Signer, Sealing: n.keys.Sealing,
-		Bound: bound, Known: n.networks.knows, Logger: n.log,
+		Bound: bus.BoundBy(n.at.grid.ID, n.readLedger), Known: n.networks.knows, Logger: n.log,
 	})
 	if err != nil {
 		return err
@@ -190,7 +189,7 @@ func (n *Node) talk(ctx context.Context, epoch uint64) error {
 	a, err = agent.New(agent.Config{
 		Grid: n.at.grid.ID, Slot: n.at.Slot, Epoch: epoch, Signer: n.keys.Signer,
 		Bound: func(ctx context.Context, slot canon.Hash) (agent.Identity, error) {
-			b, err := bound(ctx, slot)
+			b, err := peers.Binding(ctx, slot)
 			return agent.Identity{Epoch: b.Epoch, Key: b.SigningKey}, err
 		},
 		Messenger: peers, Relay: relay, Devices: devices, Logger: n.log,

@@ -70,7 +70,7 @@ func TestARestartKeepsSessions(t *testing.T) {
 				config.PrivateKey = Key{} // it is in the kernel
 				d, err := a.host.Adopt(context.Background(), config)
 				must(t, err)
-				a.dev = d
+				a.use(d)
 				t.Cleanup(func() { must(t, d.Close()) })
 				if d.PublicKey() != a.key.Public() || d.Port() != old.Port() || d.Engine() != Kernel {
 					t.Errorf("adopted %v, port %d instead of %d", d.PublicKey(), d.Port(), old.Port())
@@ -156,7 +156,7 @@ func TestManyPeers(t *testing.T) {
 	d, err := a.host.Adopt(context.Background(), a.config(Config{}, b))
 	must(t, err)
 	defer d.Close()
-	a.dev = d
+	a.use(d)
 	all, err := d.Stats()
 	must(t, err)
 	if len(all) != 61 {

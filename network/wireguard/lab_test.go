@@ -36,7 +36,8 @@ type site struct {
 	in4, in6     netip.Addr // of the router, inside the tenant network
 	key          Key
 	dev          Device
-	sent         atomic.Int64 // packets that this site's device gave to the relay
+	target       atomic.Pointer[Device] // dev, for the relay's goroutines
+	sent         atomic.Int64           // packets that this site's device gave to the relay
 	probes       chan gotProbe
 }
 
@@ -161,9 +162,15 @@ func (s *site) start(t testing.TB, c Config, other *site) {
 	t.Helper()
 	d, err := s.host.New(context.Background(), s.config(c, other))
 	must(t, err)
-	s.dev = d
+	s.use(d)
 	t.Cleanup(func() { must(t, d.Close()) })
 	s.route(t)
+}
+
+// use makes d the site's device.
+func (s *site) use(d Device) {
+	s.dev = d
+	s.target.Store(&d)
 }
 
 // config completes c: what the device gives to the relay reaches the other
@@ -173,8 +180,8 @@ func (s *site) config(c Config, other *site) Config {
 	from, to := s.key.Public(), other.key.Public()
 	c.ToRelay = func(peer Key, packet []byte) {
 		s.sent.Add(1)
-		if other.dev != nil && peer == to {
-			other.dev.FromRelay(from, packet)
+		if d := other.target.Load(); d != nil && peer == to {
+			(*d).FromRelay(from, packet)
 		}
 	}
 	c.OnProbe = func(from netip.AddrPort, b []byte) {

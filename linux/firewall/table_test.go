@@ -13,18 +13,18 @@ import (
 	"github.com/zero-os/zos/problem"
 )
 
-// large is a table with more in it than one message, or a small socket buffer,
-// could carry.
-func large() Table {
+// large is a table with as many addresses, and for the first few of them a chain of
+// rules each.
+func large(addresses, chains int) Table {
 	addrs := Set{Name: "addrs", Key: nftables.TypeIPAddr}
 	to := Set{Name: "to", Key: nftables.TypeIPAddr, Verdicts: true}
 	ports := Set{Name: "ports", Key: PortType(true)}
 	t := Table{Family: nftables.TableFamilyINet, Name: "large"}
-	for i := range 2000 {
+	for i := range addresses {
 		ip := binary.BigEndian.AppendUint32(nil, 0x0a000000+uint32(i))
 		addrs.Elements = append(addrs.Elements, Element{Key: ip})
 		ports.Elements = append(ports.Elements, Element{Key: PortKey(fmt.Sprintf("p%d", i), []byte{2, 0, ip[0], ip[1], ip[2], ip[3]}, netip.IPv6LinkLocalAllNodes())})
-		if i < 300 {
+		if i < chains {
 			name := fmt.Sprintf("to-%d", i)
 			to.Elements = append(to.Elements, Element{Key: ip, Chain: name})
 			rules := []Rule{}
@@ -44,7 +44,8 @@ func large() Table {
 
 func TestLargeTableIsReplacedWhole(t *testing.T) {
 	ns := Namespace(namespace(t))
-	table := large()
+	// More than one message, or a small socket buffer, could carry.
+	table := large(2000, 300)
 	must(t, ns.Apply(table))
 	must(t, ns.Verify(table))
 	before, err := ns.Generation()
@@ -58,7 +59,7 @@ func TestLargeTableIsReplacedWhole(t *testing.T) {
 	if after, err := ns.Generation(); err != nil || after == before {
 		t.Errorf("the generation is still %d, %v", after, err)
 	}
-	other := large()
+	other := large(2000, 300)
 	other.Sets[0].Elements = other.Sets[0].Elements[1:]
 	if err := ns.Verify(other); problem.Code(err) != "firewall-altered" {
 		t.Errorf("a table with one element more: %v", err)
@@ -71,7 +72,7 @@ func TestLargeTableIsReplacedWhole(t *testing.T) {
 
 func TestAlteredSetsAreFound(t *testing.T) {
 	h := namespace(t)
-	ns, table := Namespace(h), large()
+	ns, table := Namespace(h), large(20, 10)
 	for name, command := range map[string]string{
 		"element added":     "add element inet large addrs { 192.0.2.1 }",
 		"element deleted":   "delete element inet large addrs { 10.0.0.7 }",
@@ -99,9 +100,9 @@ func TestAlteredSetsAreFound(t *testing.T) {
 func TestFailedApplyChangesNothing(t *testing.T) {
 	h := namespace(t)
 	ns := Namespace(h)
-	good := large()
+	good := large(20, 10)
 	must(t, ns.Apply(good))
-	bad := large()
+	bad := large(20, 10)
 	bad.Chains = append(bad.Chains, Chain{Name: "bad", Rules: []Rule{When(Jump("nowhere"))}})
 	if err := ns.Apply(bad); problem.Code(err) != "firewall-failed" || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("a jump to nowhere: %v", err)

@@ -27,7 +27,7 @@ func TestInTheNodesKernel(t *testing.T) {
 	}
 	run := os.Getenv("ZOS_INVM_RUN")
 	if run == "" {
-		run = "InContainers|Forged|Fragments|EgressOfTheNode|Bandwidth"
+		run = "InContainers|NoForged|Fragments|Bandwidth"
 	}
 	console := vmtest.RunInVM(t, ".", vmtest.Options{
 		Run: run,

@@ -27,9 +27,11 @@
 // and since when; which slot sends to which, how many packets, of which sizes, at
 // which times; the outside addresses of a node's tunnel sockets (they are told to
 // it on purpose, see ObserveProbe), and with these which nodes probably share a
-// site. From sizes and times it can guess what kind of traffic flows. It learns
-// no network, no workload, no contract, no inside address, and reads no byte of
-// what the packets carry. It can drop and delay. Other operators of the same
+// site. From sizes and times it can guess what kind of traffic flows. The packets
+// of package network/agent begin with eight bytes of their network's id: whoever
+// also reads the ledger learns by them which deployment's network it is. It learns
+// no inside address, and reads no byte of what the packets carry. It can drop and
+// delay. Other operators of the same
 // cluster see the slots that are connected at each server, and the metadata of
 // what is passed between servers. Who only sees the wire sees addresses, sizes
 // and times of TLS records and encrypted datagrams, the name of the protocol

@@ -76,7 +76,9 @@ func checkDirect(a netip.AddrPort) (netip.AddrPort, error) {
 }
 
 // checkProbe refuses what must not be sent from a device's port.
-func checkProbe(b []byte) error {
+// CheckProbe refuses what no device sends as a probe: nothing, too much, and what
+// begins as a message of WireGuard does.
+func CheckProbe(b []byte) error {
 	if len(b) == 0 || len(b) > MaxProbe {
 		return fmt.Errorf("probe of %d bytes: want 1 to %d", len(b), MaxProbe)
 	}

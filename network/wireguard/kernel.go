@@ -360,7 +360,7 @@ func (d *kernel) FromRelay(peer Key, packet []byte) error {
 }
 
 func (d *kernel) SendProbe(to netip.AddrPort, b []byte) error {
-	if err := checkProbe(b); err != nil {
+	if err := CheckProbe(b); err != nil {
 		return err
 	}
 	to, err := checkDirect(to)

@@ -232,7 +232,7 @@ func (d *userspace) FromRelay(peer Key, packet []byte) error {
 }
 
 func (d *userspace) SendProbe(to netip.AddrPort, b []byte) error {
-	if err := checkProbe(b); err != nil {
+	if err := CheckProbe(b); err != nil {
 		return err
 	}
 	to, err := checkDirect(to)

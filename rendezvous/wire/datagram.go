@@ -14,8 +14,10 @@ import (
 
 // Types of datagrams.
 const (
-	DatagramSealed  = 1
-	DatagramObserve = 2
+	DatagramSealed = 1
+	// DatagramObserve leaves from a WireGuard socket, which sends no probe that
+	// begins as a message of WireGuard's (1 to 4).
+	DatagramObserve = 0xf1
 )
 
 // Sizes of datagrams in bytes.

@@ -216,14 +216,19 @@ func (w *world) running(id canon.Hash, name string, timeout time.Duration) clien
 // log waits until a workload's log on a node has a line that contains want.
 func (w *world) log(slot, id canon.Hash, name, want string) {
 	w.Helper()
-	w.eventually(actTime, fmt.Sprintf("log of %s has %q", name, want), func(ctx context.Context) (bool, string, error) {
+	w.logWithin(actTime, slot, id, name, want)
+}
+
+func (w *world) logWithin(timeout time.Duration, slot, id canon.Hash, name, want string) {
+	w.Helper()
+	w.eventually(timeout, fmt.Sprintf("log of %s has %q", name, want), func(ctx context.Context) (bool, string, error) {
 		found, seen := false, ""
 		err := w.c.Logs(ctx, slot, id, protocol.LogsParams{Workload: name}, w.keys["red"], func(r protocol.LogRecord) error {
 			seen += string(r.Data) + "\n"
 			found = found || r.Stream == "stdout" && strings.Contains(string(r.Data), want)
 			return nil
 		})
-		return found, seen, err
+		return found, seen, transient(err)
 	})
 }
 

@@ -123,7 +123,7 @@ func (t *tenant) apply(topo network.Topology) error {
 	return errors.Join(errs...)
 }
 
-// allowed returns the addresses behind a peer.
+// allowed returns the addresses behind a peer, sorted as devices tell them.
 func (t *tenant) allowed(slot canon.Hash) []netip.Prefix {
 	p := t.peers[slot]
 	if p == nil {
@@ -131,7 +131,40 @@ func (t *tenant) allowed(slot canon.Hash) []netip.Prefix {
 	}
 	out := slices.Clone(p.prefixes)
 	if t.exit() == slot {
-		out = append(out, everything4, everything6)
+		out = append(append(out, t.outside(everything4)...), t.outside(everything6)...)
+	}
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return out
+}
+
+// outside is all of a family but the smallest range that holds every node of the
+// network. Were all of it behind the exit, then the exit would stand in for each
+// node whose peer is not in the device yet, or not any more: packets to that node
+// would be encrypted to the exit, and what the exit says in its name be believed.
+func (t *tenant) outside(family netip.Prefix) []netip.Prefix {
+	var inside netip.Prefix
+	for _, n := range t.topo.Nodes {
+		for _, p := range n.Prefixes {
+			switch {
+			case p.Addr().Is4() != family.Addr().Is4():
+			case !inside.IsValid():
+				inside = p.Masked()
+			default:
+				for inside.Bits() > p.Bits() || !inside.Contains(p.Addr()) {
+					inside = netip.PrefixFrom(inside.Addr(), inside.Bits()-1).Masked()
+				}
+			}
+		}
+	}
+	if !inside.IsValid() {
+		return []netip.Prefix{family}
+	}
+	out := make([]netip.Prefix, inside.Bits())
+	for i := range out {
+		other := inside.Addr().AsSlice()
+		other[i/8] ^= 0x80 >> (i % 8)
+		a, _ := netip.AddrFromSlice(other)
+		out[i] = netip.PrefixFrom(a, i+1).Masked()
 	}
 	return out
 }

@@ -125,17 +125,19 @@ func (n *networks) knows(slot canon.Hash) bool {
 	return false
 }
 
-// use makes a the agent of all networks, nil: none.
-func (n *networks) use(ctx context.Context, a *agent.Agent, links func() []rendezvous.Link) {
+// use makes a the agent of all networks, nil: none. It tells whether each was
+// taken; if not, it is to be called again.
+func (n *networks) use(ctx context.Context, a *agent.Agent, links func() []rendezvous.Link) bool {
 	n.order.Lock()
 	defer n.order.Unlock()
 	n.mu.Lock()
 	n.agent, n.links = a, links
-	all := make([]standing, 0, len(n.stand))
+	all, taken := make([]standing, 0, len(n.stand)), true
 	for _, s := range n.stand {
 		fd, err := unix.FcntlInt(uintptr(s.netns), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
 			n.log.Warn("keep a router namespace", "network", s.topology.Name, "error", err)
+			taken = false
 			continue
 		}
 		all = append(all, standing{s.topology, fd})
@@ -145,10 +147,26 @@ func (n *networks) use(ctx context.Context, a *agent.Agent, links func() []rende
 		if a != nil {
 			if err := a.Ensure(ctx, s.topology, s.netns); err != nil {
 				n.log.Warn("hand a network to the agent", "network", s.topology.Name, "error", err)
+				taken = false
 			}
 		}
 		unix.Close(s.netns)
 	}
+	return taken
+}
+
+// useUntil is use until ctx ends, then there is no agent. What the agent did not
+// take it is offered again: nobody else would, since its router stands.
+func (n *networks) useUntil(ctx context.Context, a *agent.Agent, links func() []rendezvous.Link) {
+	defer n.use(ctx, nil, nil)
+	for wait := time.Second; !n.use(ctx, a, links); wait = min(2*wait, time.Minute) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+	<-ctx.Done()
 }
 
 // talk runs what networks need of the outside while this node speaks for its
@@ -202,11 +220,7 @@ func (n *Node) talk(ctx context.Context, epoch uint64) error {
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	defer cancel()
-	parts.Go(func() {
-		n.networks.use(ctx, a, relay.Links)
-		<-ctx.Done()
-		n.networks.use(ctx, nil, nil)
-	})
+	parts.Go(func() { n.networks.useUntil(ctx, a, relay.Links) })
 	ended := make(chan error, 2)
 	parts.Go(func() { ended <- peers.Run(ctx) })
 	parts.Go(func() { ended <- a.Run(ctx) })

@@ -91,10 +91,18 @@ func (k *Kind) ensure(ctx context.Context, d workload.Desired, v View, t netplan
 		return err
 	}
 	k.announce()
-	if err := k.cfg.Agent.Ensure(ctx, t, fd); err != nil {
-		return fmt.Errorf("ensure the network's agent: %w", err)
+	err = k.cfg.Agent.Ensure(ctx, t, fd)
+	if err != nil {
+		err = fmt.Errorf("ensure the network's agent: %w", err)
+	} else {
+		err = k.serve(ctx, d, v, ns)
 	}
-	return k.serve(ctx, d, v, ns)
+	if l := k.of(d.ID); l != nil {
+		// The record says the new version already: without this nobody would come
+		// back for the rest.
+		l.partial.Store(err != nil)
+	}
+	return err
 }
 
 // lock takes the lock of a router; the result gives it back.

@@ -50,8 +50,11 @@ func (k *Kind) look(id workload.ID) workload.Status {
 		s.State, s.Reason, s.Detail = contract.StatePending, reason, detail
 		return s
 	}
-	if k.of(id) == nil {
+	switch l := k.of(id); {
+	case l == nil:
 		return pending(ReasonPending, "not looked after yet")
+	case l.partial.Load():
+		return pending(ReasonPending, "its tunnels or names are those of an earlier version")
 	}
 	err = k.verify(id, r)
 	switch {

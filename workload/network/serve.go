@@ -24,6 +24,7 @@ type live struct {
 	inode  uint64 // of the namespace that the server serves in
 
 	verified atomic.Uint32 // generation of the filter that was verified; 0: none
+	partial  atomic.Bool   // the agent or the resolver has not taken the newest version yet
 }
 
 // of is what this process does for a router, nil if nothing.

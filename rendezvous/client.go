@@ -139,7 +139,7 @@ func (c *Client) Send(to canon.Hash, packet []byte) error {
 	if len(packet) == 0 || len(packet) > MaxPacket {
 		return ErrSize
 	}
-	p := c.peer(to)
+	p := c.peer(to, true)
 	if p == nil {
 		return ErrAbsent
 	}

@@ -376,7 +376,7 @@ func (s *session) received(from canon.Hash, packet []byte) {
 	if from == c.cfg.Slot {
 		return
 	}
-	p := c.peer(from)
+	p := c.peer(from, false)
 	if p == nil {
 		return
 	}

@@ -53,8 +53,10 @@ type way struct {
 	lossy    int    // answers in a row that told of loss
 }
 
-// peer finds or begins the state of a slot; nil if there are too many.
-func (c *Client) peer(slot canon.Hash) *peer {
+// peer finds or begins the state of a slot; nil if there are too many. sending: a
+// packet is to go there. Those to whom none went give way to it, since a server may
+// invent as many as it likes.
+func (c *Client) peer(slot canon.Hash, sending bool) *peer {
 	c.mu.RLock()
 	p := c.peers[slot]
 	c.mu.RUnlock()
@@ -66,7 +68,7 @@ func (c *Client) peer(slot canon.Hash) *peer {
 	if p = c.peers[slot]; p != nil {
 		return p
 	}
-	if len(c.peers) >= maxPeers && !c.forget(c.now()) {
+	if len(c.peers) >= maxPeers && !c.forget(c.now(), sending) {
 		return nil
 	}
 	p = &peer{slot: slot}
@@ -76,12 +78,12 @@ func (c *Client) peer(slot canon.Hash) *peer {
 	return p
 }
 
-// forget drops peers that were not talked to for long; c.mu is held. True: some
-// were.
-func (c *Client) forget(now int64) bool {
+// forget drops peers that were not talked to for long or, if sending, never sent
+// to; c.mu is held. True: some were.
+func (c *Client) forget(now int64, sending bool) bool {
 	n := len(c.peers)
 	for slot, p := range c.peers {
-		if now-max(p.sentAt.Load(), p.seenAt.Load()) > peerForget {
+		if sent := p.sentAt.Load(); sending && sent == 0 || now-max(sent, p.seenAt.Load()) > peerForget {
 			delete(c.peers, slot)
 		}
 	}

@@ -57,7 +57,7 @@ func (c *Client) look() bool {
 	}
 	if len(peers) > 0 && !busy {
 		c.mu.Lock()
-		c.forget(now)
+		c.forget(now, false)
 		c.mu.Unlock()
 	}
 	c.busy.Store(busy) // while it is, the next round is soon and nobody need stir

@@ -91,8 +91,15 @@ func hostFacts() (s Site, taken []int, err error) {
 		}
 		for _, r := range routes {
 			name := names[r.LinkIndex]
-			if everything := r.Dst == nil || r.Dst.IP.IsUnspecified(); everything && name != "" && name != "lo" {
+			if name == "" || name == "lo" {
+				continue
+			}
+			if r.Dst == nil || r.Dst.IP.IsUnspecified() {
 				s.Uplinks = append(s.Uplinks, name)
+			} else if ip, ok := netip.AddrFromSlice(r.Dst.IP); ok && r.Gw == nil && r.Via == nil {
+				// Neighbours, though the node's own address may be of no subnet.
+				ones, _ := r.Dst.Mask.Size()
+				s.close(netip.PrefixFrom(ip.Unmap(), ones))
 			}
 		}
 	}
@@ -115,15 +122,19 @@ func closed(l netlink.Link, s *Site) error {
 			continue
 		}
 		ones, _ := a.Mask.Size()
-		ip = ip.Unmap()
-		p := netip.PrefixFrom(ip, ones).Masked()
-		if slices.ContainsFunc(fw.Closed(), func(c netip.Prefix) bool { return c.Bits() <= p.Bits() && c.Contains(p.Addr()) }) ||
-			ip.Is6() && !netip.MustParsePrefix("2000::/3").Contains(ip) {
-			continue
-		}
-		s.Closed = append(s.Closed, p)
+		s.close(netip.PrefixFrom(ip.Unmap(), ones))
 	}
 	return nil
+}
+
+// close closes a range that is not closed on every node.
+func (s *Site) close(p netip.Prefix) {
+	p = p.Masked()
+	if slices.ContainsFunc(fw.Closed(), func(c netip.Prefix) bool { return c.Bits() <= p.Bits() && c.Contains(p.Addr()) }) ||
+		p.Addr().Is6() && !netip.MustParsePrefix("2000::/3").Contains(p.Addr()) {
+		return
+	}
+	s.Closed = append(s.Closed, p)
 }
 
 // connect joins the router with the host, or cuts them if nobody has egress.

@@ -97,13 +97,14 @@ func shape(ctx context.Context, ns int, v View) error {
 	})
 }
 
-// filter puts the tables in force unless they are.
+// filter puts the tables in force unless they are, and ends what they forbid: also
+// when they are, since whoever put them there may have got no further.
 func filter(ns int, v View) error {
 	err := fw.Namespace(ns).Verify(Tables(v)...)
-	if problem.Code(err) != "firewall-altered" {
-		return err
+	if problem.Code(err) == "firewall-altered" {
+		err = fw.Namespace(ns).Apply(Tables(v)...)
 	}
-	if err := fw.Namespace(ns).Apply(Tables(v)...); err != nil {
+	if err != nil {
 		return err
 	}
 	return cut(ns, v)

@@ -15,7 +15,7 @@ COMMANDS := zos zosd zos-init zos-fault zos-shim
 PACKAGES := gcc libc6-dev pkg-config libseccomp-dev qemu-system-x86 ipxe-qemu ovmf swtpm \
             openssh-client debootstrap zstd xz-utils jq e2fsprogs btrfs-progs erofs-utils cpio nftables iproute2 procps
 
-.PHONY: deps build bin runc image up test unit lint bench repro fuzz soak clean
+.PHONY: deps build bin runc image up test unit lint bench bench-net repro fuzz soak clean
 
 # deps installs what is missing. It needs root only when something is.
 deps:
@@ -94,6 +94,10 @@ repro: deps
 BENCHFLAGS ?=
 bench: deps build
 	$(GO) run ./bench $(BENCHFLAGS)
+
+# bench-net prints the measures of networks. It needs root, and a quiet machine.
+bench-net: deps
+	$(GO) run ./bench/net $(BENCHFLAGS)
 
 # soak cuts the power of three nodes at random; SEED and FOR choose the run.
 SEED ?= 1

@@ -68,12 +68,43 @@ func count(n int) []int {
 	return all
 }
 
+// bridged starts servers and nodes on a link that the kernel switches: with so
+// many of them, this program's own switching would be a part of what is measured.
+func bridged(w *netnode.World, servers, size int) []*netnode.Node {
+	sw := w.Lab.Host("switch")
+	sw.Run("ip", "link", "add", "br0", "type", "bridge")
+	w.TB.Cleanup(func() { sw.Run("ip", "link", "del", "br0") })
+	sw.Run("ip", "link", "set", "br0", "up")
+	host := func(i int) (*netlab.Host, netip.Addr) {
+		h, a := w.Lab.Host(fmt.Sprintf("host%d", i)), netip.AddrFrom4([4]byte{198, 19, byte(i >> 8), byte(i + 1)})
+		port := fmt.Sprintf("p%d", i)
+		sw.Veth(port, "", h, "eth0", netip.PrefixFrom(a, 16).String())
+		sw.Run("ip", "link", "set", port, "master", "br0")
+		return h, a
+	}
+	var urls []string
+	for i := range servers {
+		h, a := host(i)
+		s := netnode.StartServer(w.TB, h, netnode.ServerConfig{Listen: netip.AddrPortFrom(a, 443).String(), CertDir: w.Dir()})
+		w.Servers = append(w.Servers, s)
+		urls = append(urls, s.URL)
+	}
+	netnode.Join(w.TB, w.Servers...)
+	var all []*netnode.Node
+	for i := range size {
+		h, _ := host(servers + i)
+		all = append(all, netnode.StartNode(w.TB, h, netnode.Config{Number: i, Servers: urls}))
+	}
+	connected(w, all...)
+	return all
+}
+
 // mesh measures a network that is told to many nodes at once, then one more
 // node, then the memory of a node in it.
 func (b *bench) mesh() error {
 	var failed error
-	err := lab(2, func(w *netnode.World) {
-		all := nodes(w, count(b.size+1))
+	err := lab(0, func(w *netnode.World) {
+		all := bridged(w, 2, b.size+1)
 		old, late := all[:b.size], all[b.size]
 		t := netnode.Mesh("mesh", count(b.size)...)
 		routers(old, t)

@@ -3,6 +3,7 @@ package netnode
 import (
 	"context"
 	"encoding/binary"
+	"sync"
 
 	"github.com/zero-os/zos/bus"
 	"github.com/zero-os/zos/canon"
@@ -12,7 +13,7 @@ import (
 )
 
 // Slots is how many slots there are.
-const Slots = 256
+const Slots = 128
 
 // epoch of every slot's key.
 const epoch = 1
@@ -37,25 +38,29 @@ func signer(i int) sign.Signer { return sign.FromSeed(seed('s', i)) }
 
 func sealing(i int) (*seal.PrivateKey, error) { return seal.KeyFromSeed(seed('e', i)) }
 
-// number finds a slot by its id.
-func number(slot canon.Hash) (int, error) {
+// ledger holds what a ledger would say of all slots. It is computed once: a
+// node reads records, it makes no keys.
+var ledger = sync.OnceValues(func() (map[canon.Hash]bus.Binding, error) {
+	all := map[canon.Hash]bus.Binding{}
 	for i := range Slots {
-		if Slot(i) == slot {
-			return i, nil
+		k, err := sealing(i)
+		if err != nil {
+			return nil, err
 		}
+		all[Slot(i)] = bus.Binding{Epoch: epoch, SigningKey: signer(i).Public(), SealingKey: k.Public()}
 	}
-	return 0, problem.New("slot-unknown", "no slot %s in the laboratory", slot.Short())
-}
+	return all, nil
+})
 
-// bound is what a ledger would say.
+// bound reads it.
 func bound(_ context.Context, slot canon.Hash) (bus.Binding, error) {
-	i, err := number(slot)
+	all, err := ledger()
 	if err != nil {
 		return bus.Binding{}, err
 	}
-	k, err := sealing(i)
-	if err != nil {
-		return bus.Binding{}, err
+	b, ok := all[slot]
+	if !ok {
+		return bus.Binding{}, problem.New("slot-unknown", "no slot %s in the laboratory", slot.Short())
 	}
-	return bus.Binding{Epoch: epoch, SigningKey: signer(i).Public(), SealingKey: k.Public()}, nil
+	return b, nil
 }

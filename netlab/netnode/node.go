@@ -99,6 +99,9 @@ func (n *nodeProcess) start(ctx context.Context, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	if _, err := ledger(); err != nil { // now, not when somebody waits
+		return err
+	}
 	if n.host, err = wireguard.OpenHost(0, log); err != nil {
 		return err
 	}
@@ -280,10 +283,13 @@ func (n *nodeProcess) await(ctx context.Context, a awaitArgs) ([]time.Time, erro
 	defer cancel()
 	for {
 		var at []time.Time
+		missing := map[string]int{} // by what the agent says of it
 		st, _ := n.agent.Status(a.ID)
 		for _, p := range st.Peers {
 			if !p.Handshake.IsZero() {
 				at = append(at, p.Handshake)
+			} else {
+				missing[p.Path+" "+p.Message]++
 			}
 		}
 		if len(at) >= a.Peers {
@@ -291,8 +297,8 @@ func (n *nodeProcess) await(ctx context.Context, a awaitArgs) ([]time.Time, erro
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%d of %d peers have shaken hands", len(at), a.Peers)
-		case <-time.After(20 * time.Millisecond):
+			return nil, fmt.Errorf("%d of %d peers have shaken hands, the others: %v", len(at), a.Peers, missing)
+		case <-time.After(500 * time.Millisecond): // asking costs, and the times are in the answer
 		}
 	}
 }

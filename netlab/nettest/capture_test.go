@@ -72,8 +72,9 @@ func (u *underlay) why(p netlab.Packet) string {
 	if server(f.Src) || server(f.Dst) {
 		return f.Proto + " to a server"
 	}
-	// To a peer that was spoken with, a kernel says that a socket has gone.
-	if (f.Proto == "icmp" && f.Type == 3 || f.Proto == "icmpv6" && f.Type == 1) && u.nodes[f.Src.Addr()] && u.nodes[f.Dst.Addr()] {
+	// To whom it spoke with, a node's kernel says that a socket has gone.
+	known := u.nodes[f.Dst.Addr()] || slices.Contains(u.servers, f.Dst.Addr())
+	if (f.Proto == "icmp" && f.Type == 3 || f.Proto == "icmpv6" && f.Type == 1) && u.nodes[f.Src.Addr()] && known {
 		return "unreachable"
 	}
 	if f.Proto != "udp" || !u.nodes[f.Src.Addr()] {

@@ -27,4 +27,7 @@ type Archive struct {
 	// trust either: it keeps those on the wire from seeing what the server sees.
 	Rendezvous []string `cbor:"rendezvous"`
 	NTP        []string `cbor:"ntp"` // host[:port], may be empty
+	// RelayOnly lets nodes open no UDP socket for tenants' networks: what their
+	// workloads say to other nodes goes by the rendezvous, over TLS alone.
+	RelayOnly bool `cbor:"relay_only"`
 }

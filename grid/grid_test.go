@@ -352,10 +352,11 @@ func (w *world) flip(path string, offset int64) {
 const trio = `apiVersion: zos/v1
 name: trio
 group: demo
+networks: [{name: mesh}]
 workloads:
-  - {name: a, kind: container, image: red/hello:1, node: node-1, env: {GREETING: on-disk}, resources: {disk: 16MiB}}
-  - {name: b, kind: container, image: red/hello:1, node: node-2, env: {GREETING: on-tpm}, resources: {disk: 16MiB}}
-  - {name: c, kind: container, image: red/hello:1, node: node-3, env: {GREETING: on-nothing}, resources: {disk: 16MiB}}
+  - {name: a, kind: container, image: red/hello:1, node: node-1, env: {GREETING: on-disk}, networks: [mesh], resources: {disk: 16MiB}}
+  - {name: b, kind: container, image: red/hello:1, node: node-2, env: {GREETING: on-tpm}, networks: [mesh], resources: {disk: 16MiB}}
+  - {name: c, kind: container, image: red/hello:1, node: node-3, env: {GREETING: on-nothing}, networks: [mesh], resources: {disk: 16MiB}}
 `
 
 // single is a deployment of one workload on the first node.
@@ -365,12 +366,13 @@ func single(name, image, extra string) string {
 }
 
 // TestGrid is the whole of the project on real machines: three nodes that keep
-// their keys on a disk, in a TPM, and nowhere.
+// their keys on a disk, in a TPM, and nowhere, and whose networks know no other
+// way than the relay. TestNetworks has those that find each other.
 func TestGrid(t *testing.T) {
 	debian := make(chan error, 1)
 	root := t.TempDir()
 	go func() { debian <- debootstrap(t.Context(), root) }()
-	w := startWorld(t, qemu.BIOS, "disk,tpm,none", 3)
+	w := startWorldOf(t, Options{Nodes: 3, Identity: "disk,tpm,none", Firmware: qemu.BIOS, RelayOnly: true})
 	var before [3]protocol.Resources
 	for i := range before {
 		before[i] = w.resources(i + 1)
@@ -394,6 +396,18 @@ func TestGrid(t *testing.T) {
 			}
 			w.log(r.Slot, contractID, name, greeting)
 		}
+		w.meshUp(contractID)
+		for _, slot := range w.g.founding.slotIDs {
+			status, err := w.c.NetworkStatus(w.Context(), slot, contractID, w.keys["red"])
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, k := range status.Networks[0].Keys {
+				if k.Port != 0 || k.Engine != protocol.EngineUserspace {
+					t.Errorf("relay-only, and node %s has a UDP port: %+v", slot.Short(), k)
+				}
+			}
+		}
 	}) && t.Run("NothingListens", func(t *testing.T) { nothingListens(w.with(t)) }) &&
 		t.Run("DebianRuns", func(t *testing.T) {
 			if err := <-debian; err != nil {
@@ -402,7 +416,10 @@ func TestGrid(t *testing.T) {
 			debianRuns(w.with(t), root)
 		}) &&
 		t.Run("FlippedByteInTheHub", func(t *testing.T) { flippedInHub(w.with(t)) }) &&
-		t.Run("PowerCut", func(t *testing.T) { powerCut(w.with(t), contractID) }) &&
+		t.Run("PowerCut", func(t *testing.T) {
+			powerCut(w.with(t), contractID)
+			w.with(t).meshUp(contractID)
+		}) &&
 		t.Run("FlippedByteOnTheDisk", func(t *testing.T) { flippedOnDisk(w.with(t)) }) &&
 		t.Run("CancellationLeavesNothing", func(t *testing.T) {
 			w := w.with(t)
@@ -414,6 +431,40 @@ func TestGrid(t *testing.T) {
 	if ok {
 		t.Run("ForgerWithAllValidatorKeys", func(t *testing.T) { forger(w.with(t)) })
 	}
+}
+
+// meshUp waits until every node of a contract's network has shaken hands with
+// every other one, by keys that both hold now.
+func (w *world) meshUp(id canon.Hash) {
+	w.Helper()
+	slots := w.g.founding.slotIDs
+	w.eventually(actTime, "the network is up between all nodes", func(ctx context.Context) (bool, string, error) {
+		keys, up, seen := map[canon.Hash][]byte{}, 0, ""
+		var all []protocol.NetworkStatus
+		for _, slot := range slots {
+			s, err := w.c.NetworkStatus(ctx, slot, id, w.keys["red"])
+			if err != nil {
+				return false, err.Error(), transient(err)
+			}
+			all = append(all, s)
+			for _, n := range s.Networks {
+				for _, k := range n.Keys {
+					keys[slot] = k.PublicKey // the newest comes last
+				}
+			}
+		}
+		for _, s := range all {
+			for _, n := range s.Networks {
+				for _, p := range n.Peers {
+					seen += fmt.Sprintf("%s→%s %s %s; ", s.Slot.Short(), p.Slot.Short(), p.State, p.Code)
+					if p.State == protocol.PeerUp && bytes.Equal(p.PublicKey, keys[p.Slot]) {
+						up++
+					}
+				}
+			}
+		}
+		return up == len(slots)*(len(slots)-1), seen, nil
+	})
 }
 
 // sameResources waits until a node has what it had before, and nothing else.

@@ -32,6 +32,8 @@ type Options struct {
 	Identity string
 	Firmware qemu.Firmware
 	Memory   int // MiB per machine; 0: what its identity needs
+	// RelayOnly lets nodes open no UDP socket for networks.
+	RelayOnly bool
 	// Underlay, if not nil, joins machines and services instead of QEMU's user
 	// network.
 	Underlay Underlay

@@ -3,20 +3,14 @@
 package grid
 
 import (
-	"bytes"
-	"context"
 	"flag"
-	"fmt"
 	"math/rand/v2"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/zero-os/zos/bus"
-	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/client"
 	"github.com/zero-os/zos/contract"
-	"github.com/zero-os/zos/node/protocol"
 	"github.com/zero-os/zos/qemu"
 )
 
@@ -25,16 +19,13 @@ var (
 	soakFor  = flag.Duration("soak.for", time.Hour, "how long to go on")
 )
 
-// meshed is trio in one network.
-var meshed = strings.ReplaceAll(strings.Replace(trio, "workloads:", "networks: [{name: mesh}]\nworkloads:", 1), "resources:", "networks: [mesh], resources:")
-
 // TestSoak cuts the power of nodes at random moments, alone and together, also
 // while they boot, and asserts after each round that every workload runs again,
 // and that its network has come back between all nodes.
 func TestSoak(t *testing.T) {
 	w := startWorld(t, qemu.BIOS, "disk,tpm,none", 3)
 	random := rand.New(rand.NewPCG(*soakSeed, 0))
-	id := w.deploy(meshed)
+	id := w.deploy(trio)
 	for _, name := range []string{"a", "b", "c"} {
 		w.running(id, name, actTime)
 	}
@@ -71,38 +62,4 @@ func TestSoak(t *testing.T) {
 		t.Logf("round %d: %d cuts so far, everything runs", rounds+1, cuts)
 	}
 	t.Logf("soak: seed %d, %d rounds, %d power cuts, all workloads and networks returned", *soakSeed, rounds, cuts)
-}
-
-// meshUp waits until every node of a contract's network has shaken hands with
-// every other one, by keys that both hold now.
-func (w *world) meshUp(id canon.Hash) {
-	w.Helper()
-	slots := w.g.founding.slotIDs
-	w.eventually(actTime, "the network is up between all nodes", func(ctx context.Context) (bool, string, error) {
-		keys, up, seen := map[canon.Hash][]byte{}, 0, ""
-		var all []protocol.NetworkStatus
-		for _, slot := range slots {
-			s, err := w.c.NetworkStatus(ctx, slot, id, w.keys["red"])
-			if err != nil {
-				return false, err.Error(), transient(err)
-			}
-			all = append(all, s)
-			for _, n := range s.Networks {
-				for _, k := range n.Keys {
-					keys[slot] = k.PublicKey // the newest comes last
-				}
-			}
-		}
-		for _, s := range all {
-			for _, n := range s.Networks {
-				for _, p := range n.Peers {
-					seen += fmt.Sprintf("%s→%s %s %s; ", s.Slot.Short(), p.Slot.Short(), p.State, p.Code)
-					if p.State == protocol.PeerUp && bytes.Equal(p.PublicKey, keys[p.Slot]) {
-						up++
-					}
-				}
-			}
-		}
-		return up == len(slots)*(len(slots)-1), seen, nil
-	})
 }

@@ -205,7 +205,7 @@ func (g *Grid) releaseOS(ctx context.Context) error {
 	return boot.WriteGrid(g.d.boot(), boot.Archive{
 		V: 1, Genesis: genesis, Farm: g.founding.farmStmt, Slots: g.founding.slots, ReleaseFloor: r.Sequence,
 		Built: uint64(time.Now().Unix()), Hubs: g.o.guests([]string{u.Hub}), Ledgers: g.o.guests([]string{u.Ledger, u.Witness}),
-		Rendezvous: g.o.guests(u.Rendezvous), NTP: []string{},
+		Rendezvous: g.o.guests(u.Rendezvous), NTP: []string{}, RelayOnly: g.o.RelayOnly,
 	}, "")
 }
 

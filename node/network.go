@@ -196,6 +196,7 @@ func (n *Node) talk(ctx context.Context, epoch uint64) error {
 	}
 	relay, err := rendezvous.Connect(rendezvous.ClientConfig{
 		URLs: n.at.grid.Rendezvous, Grid: n.at.grid.ID, Slot: n.at.Slot, Epoch: epoch, Signer: n.keys.Signer, Logger: n.log,
+		RelayOnly:  n.at.grid.RelayOnly,
 		OnPacket:   func(from canon.Hash, packet []byte) { tell(func() { a.Relayed(from, packet) }) },
 		OnObserved: func(token [16]byte, addr netip.AddrPort) { tell(func() { a.Observed(token, addr) }) },
 		OnChange:   func() { tell(func() { a.RelayChanged() }) },
@@ -211,7 +212,7 @@ func (n *Node) talk(ctx context.Context, epoch uint64) error {
 			return agent.Identity{Epoch: b.Epoch, Key: b.SigningKey}, err
 		},
 		Messenger: peers, Relay: relay, Devices: devices, Logger: n.log,
-		ObserveProbe: rendezvous.ObserveProbe,
+		ObserveProbe: rendezvous.ObserveProbe, RelayOnly: n.at.grid.RelayOnly,
 	})
 	close(ready)
 	if err != nil {

@@ -24,15 +24,16 @@ import (
 
 // upOptions are the flags of `zos up`.
 type upOptions struct {
-	dir      string
-	image    string
-	nodes    int
-	identity string
-	firmware string
-	memory   int
-	noDemo   bool
-	detach   bool
-	wait     time.Duration
+	dir       string
+	image     string
+	nodes     int
+	identity  string
+	firmware  string
+	memory    int
+	noDemo    bool
+	relayOnly bool
+	detach    bool
+	wait      time.Duration
 }
 
 func (a *app) upCommand() *cobra.Command {
@@ -63,6 +64,7 @@ With --dir it can be ended and started again, and its workloads return.`,
 	f.StringVar(&o.identity, "identity", grid.IdentityDisk, "where nodes keep their keys: disk, tpm or none; several, with commas, go round")
 	f.StringVar(&o.firmware, "firmware", string(qemu.BIOS), "what the machines start with: bios or uefi")
 	f.IntVar(&o.memory, "memory", 0, "memory of each node in MiB (default: 512, without disks 1024)")
+	f.BoolVar(&o.relayOnly, "relay-only", false, "nodes open no UDP socket for networks: everything between nodes goes by the rendezvous")
 	f.BoolVar(&o.noDemo, "no-demo", false, "do not play the first deployment")
 	f.BoolVar(&o.detach, "detach", false, "return when the grid is ready; end it with zos down")
 	f.DurationVar(&o.wait, "wait", 3*time.Minute, "how long to wait for the nodes")
@@ -92,7 +94,7 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	defer closeLog()
 	began := time.Now()
 	g, err := grid.Up(ctx, grid.Options{
-		Dir: o.dir, Image: o.image, Nodes: o.nodes, Identity: o.identity, Firmware: qemu.Firmware(o.firmware), Memory: o.memory,
+		Dir: o.dir, Image: o.image, Nodes: o.nodes, Identity: o.identity, Firmware: qemu.Firmware(o.firmware), Memory: o.memory, RelayOnly: o.relayOnly,
 		Progress: a.progress, Log: log,
 	})
 	if err != nil {
@@ -197,6 +199,9 @@ func (a *app) upDetached(ctx context.Context, o upOptions) error {
 		"--firmware", o.firmware, "--memory", strconv.Itoa(o.memory), "--wait", o.wait.String(), "--no-color"}
 	if o.noDemo {
 		args = append(args, "--no-demo")
+	}
+	if o.relayOnly {
+		args = append(args, "--relay-only")
 	}
 	cmd := exec.Command(exe, args...)
 	cmd.Stderr = log

@@ -239,10 +239,12 @@ type databases struct{ all []dbm.DB }
 
 func (d *databases) provide(ctx *cometconfig.DBContext) (dbm.DB, error) {
 	db, err := cometconfig.DefaultDBProvider(ctx)
-	if err == nil {
-		d.all = append(d.all, db)
+	if err != nil {
+		return nil, err
 	}
-	return db, err
+	db = &lingerDB{DB: db}
+	d.all = append(d.all, db)
+	return db, nil
 }
 
 func (d *databases) close() {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -14,17 +15,25 @@ type metrics struct {
 	of   map[string]float64
 }
 
-// goBench runs a benchmark of a package, where it is a comparison within one
-// run, and returns the metrics of each of its parts.
-func goBench(pkg, name string) ([]metrics, error) {
+func runBench(pkg, name string) (string, error) {
 	cmd := exec.Command("go", "test", "-run", "^$", "-bench", name, "-benchtime", "1x", "-timeout", "20m", pkg)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, out)
+		return "", fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, out)
+	}
+	return string(out), nil
+}
+
+// goBench runs a benchmark of a package, where it is a comparison within one
+// run, and returns the metrics of each of its parts.
+func goBench(pkg, name string) ([]metrics, error) {
+	out, err := runBench(pkg, name)
+	if err != nil {
+		return nil, err
 	}
 	var all []metrics
-	for line := range strings.Lines(string(out)) {
+	for line := range strings.Lines(out) {
 		f := strings.Fields(line)
 		if len(f) < 4 || !strings.HasPrefix(f[0], "Benchmark") {
 			continue
@@ -40,7 +49,7 @@ func goBench(pkg, name string) ([]metrics, error) {
 		all = append(all, m)
 	}
 	if len(all) == 0 {
-		return nil, fmt.Errorf("%s printed no benchmark:\n%s", strings.Join(cmd.Args, " "), out)
+		return nil, fmt.Errorf("%s of %s printed no measure:\n%s", name, pkg, out)
 	}
 	return all, nil
 }
@@ -76,18 +85,24 @@ func (b *bench) userspace() error {
 // kernel compares our devices with ones configured by hand, under the kernel of
 // nodes.
 func (b *bench) kernel() error {
-	all, err := goBench("./network/wireguard", "^BenchmarkKernel$")
+	out, err := runBench("./network/wireguard", "^BenchmarkKernel$")
 	if err != nil {
 		return err
 	}
-	for _, m := range all {
-		if err := m.has("x-by-hand"); err != nil {
-			return err
-		}
-		b.add(m.name+" in QEMU, throughput", fmt.Sprintf("%.2fx", m.of["x-by-hand"]), "≥ 0.95x of a device configured by hand", m.of["x-by-hand"] >= 0.95)
+	// The guest says it in its log.
+	m := byHand.FindStringSubmatch(out)
+	if m == nil {
+		return fmt.Errorf("the benchmark says no ratio:\n%s", out)
 	}
+	ratio, err := strconv.ParseFloat(m[1], 64)
+	if err != nil {
+		return err
+	}
+	b.add("kernel device in QEMU, throughput", fmt.Sprintf("%.2fx", ratio), "≥ 0.95x of a device configured by hand", ratio >= 0.95)
 	return nil
 }
+
+var byHand = regexp.MustCompile(`([0-9.]+) x-by-hand`)
 
 // relay compares the relay with a server that copies bytes between TCP
 // connections.

@@ -50,14 +50,9 @@ type world struct {
 	keys map[string]sign.Signer
 }
 
-// startWorld starts a grid and waits until its nodes have joined.
-func startWorld(t *testing.T, firmware qemu.Firmware, identity string, nodes int) *world {
-	t.Helper()
-	return startWorldOf(t, Options{Nodes: nodes, Identity: identity, Firmware: firmware})
-}
-
-// startWorldOf starts the grid of o in a directory of its own.
-func startWorldOf(t *testing.T, o Options) *world {
+// startWorld starts the grid of o in a directory of its own and waits until its
+// nodes have joined.
+func startWorld(t *testing.T, o Options) *world {
 	t.Helper()
 	image, err := filepath.Abs("../bin/image")
 	if err != nil {
@@ -372,7 +367,7 @@ func TestGrid(t *testing.T) {
 	debian := make(chan error, 1)
 	root := t.TempDir()
 	go func() { debian <- debootstrap(t.Context(), root) }()
-	w := startWorldOf(t, Options{Nodes: 3, Identity: "disk,tpm,none", Firmware: qemu.BIOS, RelayOnly: true})
+	w := startWorld(t, Options{Nodes: 3, Identity: "disk,tpm,none", Firmware: qemu.BIOS, RelayOnly: true})
 	var before [3]protocol.Resources
 	for i := range before {
 		before[i] = w.resources(i + 1)

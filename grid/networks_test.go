@@ -277,7 +277,7 @@ func TestNetworks(t *testing.T) {
 	go func() { debian <- shopImage(t.Context(), root) }()
 	l := newLaboratory(t)
 	capture := netlab.NewCapture(l.segments(), marker)
-	w := startWorldOf(t, Options{Nodes: 3, Identity: "disk", Firmware: qemu.BIOS, Memory: 1024, Underlay: l})
+	w := startWorld(t, Options{Nodes: 3, Identity: "disk", Firmware: qemu.BIOS, Memory: 1024, Underlay: l})
 	if err := <-debian; err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,7 @@ var (
 // while they boot, and asserts after each round that every workload runs again,
 // and that its network has come back between all nodes.
 func TestSoak(t *testing.T) {
-	w := startWorld(t, qemu.BIOS, "disk,tpm,none", 3)
+	w := startWorld(t, Options{Nodes: 3, Identity: "disk,tpm,none", Firmware: qemu.BIOS})
 	random := rand.New(rand.NewPCG(*soakSeed, 0))
 	id := w.deploy(trio)
 	for _, name := range []string{"a", "b", "c"} {

@@ -433,6 +433,12 @@ func (l *link) announce(now time.Time) {
 	}
 }
 
+func (l *link) rejoined(now time.Time) {
+	if l.machine != nil {
+		l.do(now, l.machine.Rejoined(now))
+	}
+}
+
 func (l *link) movedAway(now time.Time) {
 	if l.machine != nil {
 		l.do(now, l.machine.Moved(now))

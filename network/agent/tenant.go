@@ -314,6 +314,7 @@ func (t *tenant) relayChanged(now time.Time) {
 			if l.key.IsZero() {
 				l.beginNow(now)
 			}
+			l.rejoined(now)
 		}
 	}
 }

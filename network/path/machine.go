@@ -351,6 +351,17 @@ func (m *Machine) Moved(now time.Time) []Effect {
 	return m.done()
 }
 
+// Rejoined says that a way to the relay has come or gone: what was told meanwhile
+// may be lost. On the relay, it is told again; a direct path needs nothing.
+func (m *Machine) Rejoined(now time.Time) []Effect {
+	if m.current == nil {
+		m.emit(Effect{Op: OpTell, Relay: true, Punch: true})
+		m.attempt = 0
+		m.burst(now, true)
+	}
+	return m.done()
+}
+
 // Announce says that this node has learned a further address of its own.
 func (m *Machine) Announce(now time.Time) []Effect {
 	m.emit(Effect{Op: OpTell, Punch: true})

@@ -2,6 +2,7 @@ package path
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -125,6 +126,32 @@ func TestMovedNodeIsOnTheRelayAtOnceAndThenDirect(t *testing.T) {
 	}
 	if got := w.b.path.Addr(); got != w.a.nat.outside {
 		t.Errorf("the peer sends to %v", got)
+	}
+}
+
+// A node that moves loses its relay too, for a moment, and with it what it tells.
+func TestWhatWasLostWithTheRelayIsToldAgain(t *testing.T) {
+	w := newWorld(t, &nat{}, &nat{none: true})
+	w.meet()
+	w.until("direct", 5*time.Second, w.direct)
+	w.run(3 * time.Second)
+	w.a.inside = netip.MustParseAddrPort("192.168.77.9:1000")
+	w.a.nat.outside = netip.MustParseAddr("198.51.100.99")
+	clear(w.a.nat.ports)
+	clear(w.a.nat.sent)
+	w.a.do(slices.DeleteFunc(w.a.m.Moved(w.now), func(e Effect) bool { return e.Op == OpTell }))
+	w.run(2 * relayDelay)
+	if !w.b.path.IsValid() {
+		t.Fatal("the peer knows of the move without having been told")
+	}
+	w.a.do(w.a.m.Rejoined(w.now))
+	if took := w.until("peer on the relay", time.Second, func() bool { return !w.b.path.IsValid() }); took > 2*relayDelay {
+		t.Errorf("the peer left the path after %v", took)
+	}
+	w.until("direct", 5*time.Second, w.direct)
+	// A relay that comes and goes disturbs no direct path.
+	if out := w.a.m.Rejoined(w.now); len(out) != 0 {
+		t.Errorf("on a direct path: %v", out)
 	}
 }
 
@@ -257,6 +284,7 @@ func TestMachineKeepsItsRules(t *testing.T) {
 				now = now.Add(time.Duration(rapid.Int64Range(0, int64(20*time.Second)).Draw(t, "d")))
 				take(m.Tick(now))
 			},
+			"relay": func(*rapid.T) { take(m.Rejoined(now)) },
 			"next": func(*rapid.T) {
 				if n := m.Next(); n.After(now) {
 					now = n

@@ -410,8 +410,13 @@ func (m *Machine) burst(now time.Time, all bool) {
 	m.left, m.step = burstRounds, burstStep
 }
 
-// round pings every address that is worth it, once.
+// round pings every address that is worth it, once. Without a direct path it also
+// tells again: the peer may have been told before it could read it, and one that
+// knows nothing new is not disturbed.
 func (m *Machine) round(now time.Time) {
+	if m.current == nil {
+		m.emit(Effect{Op: OpTell})
+	}
 	for _, g := range m.targets {
 		if g != m.current && (m.all || m.current == nil || g.kind.rank() < m.current.kind.rank()) {
 			m.ping(now, g)

@@ -169,6 +169,33 @@ func (n *networks) useUntil(ctx context.Context, a *agent.Agent, links func() []
 	<-ctx.Done()
 }
 
+// keepTalking is talk, for as long as this node speaks for its slot. A node whose
+// networks fail still answers, and says what fails.
+func (n *Node) keepTalking(ctx context.Context, epoch uint64) {
+	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
+		n.problem("networks", "")
+		err := n.talk(ctx, epoch)
+		if ctx.Err() != nil {
+			return
+		}
+		n.log.Warn("what networks need of the outside ended", "error", err, "again_in", wait)
+		n.problem("networks", codeOr(err, "network-pending"))
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+// codeOr is the code of an error, or another one if it has none.
+func codeOr(err error, otherwise string) string {
+	if code := problem.Code(err); code != "" {
+		return code
+	}
+	return otherwise
+}
+
 // talk runs what networks need of the outside while this node speaks for its
 // slot: calls to other nodes, the relay, the agent.
 func (n *Node) talk(ctx context.Context, epoch uint64) error {

@@ -33,7 +33,7 @@ func (n *Node) serve(ctx context.Context, epoch uint64) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	watch.Go(func() { stop(whileBound(ctx, epoch, boundEvery, n.bound)) })
-	watch.Go(func() { stop(n.talk(ctx, epoch)) })
+	watch.Go(func() { n.keepTalking(ctx, epoch) })
 	if err := n.answerUntil(ctx, epoch); err != nil && ctx.Err() == nil {
 		return err
 	}

@@ -285,6 +285,7 @@ type stream struct {
 	conn   net.Conn
 	echo   *net.UDPConn
 	stop   chan struct{}
+	sender sync.WaitGroup
 	work   sync.WaitGroup
 	sent   atomic.Uint32
 	back   sync.Map
@@ -323,7 +324,7 @@ func (l *lab) stream(a, b *labNode, every time.Duration) *stream {
 			}
 		}
 	})
-	s.work.Go(func() {
+	s.sender.Go(func() {
 		tick := time.NewTicker(every)
 		defer tick.Stop()
 		for {
@@ -344,8 +345,10 @@ func (l *lab) stream(a, b *labNode, every time.Duration) *stream {
 // end stops the stream and returns the datagrams that did not return.
 func (s *stream) end() (lost []uint32) {
 	close(s.stop)
+	// The datagram that is being sent now counts as well.
+	s.sender.Wait()
 	// What is on its way arrives, or never does.
-	settle := time.NewTimer(2 * time.Second)
+	settle := time.NewTimer(5 * time.Second)
 	defer settle.Stop()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

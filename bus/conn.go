@@ -219,6 +219,19 @@ func (c *Conn) Up() int {
 	return n
 }
 
+// publishOne sends a question over one of the links that are up, the nth counted
+// in circles.
+func (c *Conn) publishOne(n int, subject, reply string, data []byte) error {
+	up := c.up()
+	if len(up) == 0 {
+		return problem.New("bus-unreachable", "send on the bus: no server is connected")
+	}
+	if err := up[n%len(up)].PublishRequest(subject, reply, data); err != nil {
+		return problem.New("bus-unreachable", "send on the bus: %w", err)
+	}
+	return nil
+}
+
 // Publish sends data over every link that is up. Its error has the code
 // "bus-unreachable" when none took it; no error is no proof of arrival.
 func (c *Conn) Publish(subject string, data []byte) error { return c.publish(subject, "", data) }

@@ -14,19 +14,25 @@ import (
 )
 
 // Times between the sendings of one request: soon again, since the other side
-// may connect this moment; the same bytes cost it one hash.
+// may connect this moment, or a server may drop what it should pass on; but not
+// before answers come these days, or who is slow would be asked ever more. The first goes over one link, the second
+// over the next, and those after them over all: what passes the first time, as
+// nearly all does, costs the servers one message.
 const (
 	peerAgainFirst = 250 * time.Millisecond
 	peerAgainMost  = time.Second
-	peerTries      = 6 // new requests in one call, after what was learned
+	peerAgainSlow  = 2 * time.Second // the first, where answers take so long
+	peerOneLink    = 2               // sendings over one link
+	peerTries      = 6               // new requests in one call, after what was learned
 )
 
 // errRebound says that the ledger has other keys of the callee than those by
 // which it was asked.
 var errRebound = errors.New("the slot has new keys")
 
-// Call asks the node in a slot and returns its answer. It goes out over all
-// links, and again and again until an answer comes; the other side runs it once.
+// Call asks the node in a slot and returns its answer. It goes out over one link
+// after the other, then over all, until an answer comes; the other side runs it
+// once.
 // Without a deadline in ctx it waits CallDeadline, and never longer than
 // MaxPeerLife. Errors have the code that the other node gave, or "node-silent",
 // "node-rekeyed", "bus-unreachable", "request-invalid", or that of the ledger.
@@ -141,20 +147,21 @@ func (p *Peers) request(ctx context.Context, slot canon.Hash, to Binding, run [N
 	return peerAsked{p.cfg.Grid, p.cfg.Slot, slot, to, signed.ID(), r.ReplyKey}, sealed, nil
 }
 
-// exchange sends data to a slot over all links, again and again, until take
-// returns nil for an answer. When the ledger turns out to have other keys of the
+// exchange sends data to a slot, again and again, until take returns nil for an
+// answer. When the ledger turns out to have other keys of the
 // slot than to, it returns errRebound.
 func (p *Peers) exchange(ctx context.Context, slot canon.Hash, to Binding, data []byte, take func([]byte) error) error {
 	in := p.cfg.Conn.open()
 	defer p.cfg.Conn.shut(in)
-	pause := peerAgainFirst
+	began := time.Now()
+	pause := p.patience()
 	var refused int
 	var last error
 	for sent := 1; ; sent++ {
 		if err := p.cfg.Conn.Ready(ctx); err != nil {
 			return err
 		}
-		if err := p.cfg.Conn.publish(PeerSubject(slot), in.subject, data); err != nil {
+		if err := p.send(slot, in.subject, data, sent); err != nil {
 			p.log.Debug("peer request not sent", "error", err) // the link went this moment
 		}
 		again := time.NewTimer(pause)
@@ -165,6 +172,7 @@ func (p *Peers) exchange(ctx context.Context, slot canon.Hash, to Binding, data 
 				err := take(b)
 				if err == nil {
 					again.Stop()
+					p.took(time.Since(began))
 					return nil
 				}
 				// Anyone can put bytes into an inbox: they are no answer.
@@ -180,13 +188,35 @@ func (p *Peers) exchange(ctx context.Context, slot canon.Hash, to Binding, data 
 				return silentPeer(slot, ctx.Err(), refused, last)
 			}
 		}
-		pause = min(2*pause, peerAgainMost)
+		pause = min(2*pause, max(pause, peerAgainMost))
 		// Who was given new keys cannot open what was sealed to the old ones, and
 		// so is silent. Look less and less often: most who are silent are off.
 		if sent&(sent-1) == 0 && sent > 1 && p.rebound(ctx, slot, to) {
 			return errRebound
 		}
 	}
+}
+
+// took notes how long an answer took; patience is how long to wait before a
+// request is sent again. Both as TCP does it, see RFC 6298, but for the variance.
+func (p *Peers) took(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.answerTime += (d - p.answerTime) / 8
+}
+
+func (p *Peers) patience() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return min(max(4*p.answerTime, peerAgainFirst), peerAgainSlow)
+}
+
+// send sends a request for the nth time. Slots spread over the links.
+func (p *Peers) send(slot canon.Hash, reply string, data []byte, nth int) error {
+	if nth <= peerOneLink {
+		return p.cfg.Conn.publishOne(int(slot[0])+nth, PeerSubject(slot), reply, data)
+	}
+	return p.cfg.Conn.publish(PeerSubject(slot), reply, data)
 }
 
 // rebound looks whether the ledger has other keys of the slot now.

@@ -86,7 +86,10 @@ func TestReplayedPeerRequestRunsOnce(t *testing.T) {
 	b.Sweep()
 	m.toRight(old, "")
 	peerRefused(t, b, "request-expired", 1)
-	b.clock.add(-10 * time.Minute) // and a clock that runs back does not revive it
+	// The refusal is forgotten too, and a clock that runs back revives nothing.
+	b.clock.add(time.Minute)
+	b.Sweep()
+	b.clock.add(-10 * time.Minute)
 	m.toRight(old, "")
 	peerRefused(t, b, "request-expired", 2)
 	// Nor does a new run take it.

@@ -75,6 +75,8 @@ type Peers struct {
 	open     int
 	openBy   map[canon.Hash]int
 	refused  map[string]uint64 // by problem code
+
+	answerTime time.Duration // of late, until an answer comes
 }
 
 type peerMethod struct {

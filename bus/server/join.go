@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	nats "github.com/nats-io/nats-server/v2/server"
 	nc "github.com/nats-io/nats.go"
 )
 
@@ -28,8 +29,9 @@ type Message struct {
 // Joined is a connection of the server's owner to its own bus, by which messages
 // pass between buses of one cluster.
 type Joined struct {
-	conn  *nc.Conn
-	ended chan struct{} // fn is not called any more
+	conn    *nc.Conn
+	account *nats.Account // of all clients
+	ended   chan struct{} // fn is not called any more
 }
 
 // Join calls fn, from one goroutine, for each message that a client of this
@@ -45,7 +47,12 @@ func (s *Server) Join(fn func(Message)) (*Joined, error) {
 	if err != nil {
 		return nil, fmt.Errorf("join the bus: %w", err)
 	}
-	j := &Joined{conn, make(chan struct{})}
+	account, err := s.nats.LookupAccount(nats.DEFAULT_GLOBAL_ACCOUNT)
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("join the bus: %w", err)
+	}
+	j := &Joined{conn, account, make(chan struct{})}
 	sub, err := conn.Subscribe(">", func(m *nc.Msg) { fn(Message{m.Subject, m.Reply, m.Data}) })
 	if err == nil {
 		sub.SetClosedHandler(func(string) { close(j.ended) })
@@ -60,6 +67,9 @@ func (s *Server) Join(fn func(Message)) (*Joined, error) {
 	}
 	return j, nil
 }
+
+// Wanted tells whether a client of this server listens to a subject.
+func (j *Joined) Wanted(subject string) bool { return j.account.Interest(subject) > 1 } // one is ours
 
 // Publish passes on a message from another server. It refuses subjects that no
 // client could use.

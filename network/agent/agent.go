@@ -25,8 +25,9 @@ import (
 const (
 	maxNetworks = 256  // each has devices, sockets and, in userspace, buffers
 	maxPeers    = 1024 // of one network
-	maxCalls    = 64   // exchanges that this node awaits at once
+	maxCalls    = 8    // exchanges that this node awaits at once, but for slow ones
 	maxEvents   = 4096 // authentic path messages that wait
+	maxHints    = 256
 )
 
 var errStopped = errors.New("the network agent has ended")
@@ -40,13 +41,15 @@ type Agent struct {
 	host     Host
 	ownHost  *KernelHost // opened here, so closed here
 
-	events chan event
-	wake   chan struct{}
-	moved  chan struct{} // the host's addresses may have changed
-	relays chan struct{} // links to relays have changed
-	calls  chan struct{} // one per exchange under way
-	work   sync.WaitGroup
-	clock  atomic.Uint64 // newest sequence given
+	events  chan event
+	hints   chan hint // apart from events: whoever floods them delays hints only
+	wake    chan struct{}
+	moved   chan struct{} // the host's addresses may have changed
+	relays  chan struct{} // links to relays have changed
+	calls   chan struct{} // one per exchange under way
+	calling atomic.Int64  // nanoseconds that an exchange takes of late
+	work    sync.WaitGroup
+	clock   atomic.Uint64 // newest sequence given
 	// buffers of frames on their way to the relay.
 	buffers sync.Pool
 
@@ -72,6 +75,14 @@ type event struct {
 	lane *lane
 	from netip.AddrPort // of a probe
 	msg  path.Message
+}
+
+// hint is what nobody proves, for the loop: a slot asks this node to begin an
+// exchange or, if slot is zero, a server saw the device at an address.
+type hint struct {
+	device   *device
+	slot     canon.Hash
+	observed netip.AddrPort
 }
 
 // New makes an agent and registers its method with the messenger. It does
@@ -109,7 +120,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, log: cfg.Logger, verifier: exchange.NewVerifier(cfg.Grid), host: cfg.Host,
-		events: make(chan event, maxEvents), wake: make(chan struct{}, 1), moved: make(chan struct{}, 1), relays: make(chan struct{}, 1),
+		events: make(chan event, maxEvents), hints: make(chan hint, maxHints), wake: make(chan struct{}, 1), moved: make(chan struct{}, 1), relays: make(chan struct{}, 1),
 		calls: make(chan struct{}, maxCalls), tenants: map[canon.Hash]*tenant{},
 	}
 	a.buffers.New = func() any { b := make([]byte, 0, frameSize+wireguard.MaxPacket); return &b }
@@ -165,6 +176,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-a.wake:
 		case e := <-a.events:
 			a.take(e)
+		case h := <-a.hints:
+			a.takeHint(h)
 		case <-a.moved:
 			a.readUnderlay()
 		case <-a.relays:
@@ -180,6 +193,8 @@ func (a *Agent) Run(ctx context.Context) error {
 			select {
 			case e := <-a.events:
 				a.take(e)
+			case h := <-a.hints:
+				a.takeHint(h)
 			default:
 				more = false
 			}
@@ -407,7 +422,7 @@ func (a *Agent) publish(change func(map[tag]*device)) {
 }
 
 // Relayed takes a packet that a relay brought from a slot. It doesn't keep
-// packet and never blocks for long.
+// packet, takes no lock and never blocks: the packets of all peers wait behind it.
 func (a *Agent) Relayed(from canon.Hash, packet []byte) {
 	kind, t, body, ok := parseFrame(packet)
 	if !ok {
@@ -428,7 +443,7 @@ func (a *Agent) Relayed(from canon.Hash, packet []byte) {
 			a.queue(event{lane: l, msg: msg})
 		}
 	case frameBegin:
-		d.tenant.begin(d, from)
+		a.hint(hint{device: d, slot: from})
 	}
 }
 
@@ -479,11 +494,27 @@ func (a *Agent) Observed(token [16]byte, addr netip.AddrPort) {
 	if !ok {
 		return
 	}
-	d := v.(*device)
-	d.tenant.mu.Lock()
-	defer d.tenant.mu.Unlock()
-	d.seen(a.cfg.Now(), netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()))
-	a.poke()
+	a.hint(hint{device: v.(*device), observed: netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())})
+}
+
+func (a *Agent) hint(h hint) {
+	select {
+	case a.hints <- h:
+	default: // it comes again
+	}
+}
+
+func (a *Agent) takeHint(h hint) {
+	t := h.device.tenant
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if h.slot.IsZero() {
+		h.device.seen(a.cfg.Now(), h.observed)
+		return
+	}
+	if l := h.device.links[h.slot]; l != nil && !l.gone {
+		l.asked(a.cfg.Now())
+	}
 }
 
 func newToken() (t [16]byte) {

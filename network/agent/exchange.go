@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/zero-os/zos/canon"
@@ -17,16 +18,25 @@ import (
 const (
 	// A responder whose initiator does not come reminds it: first by a frame
 	// through the relay, which costs nothing, then by a call.
-	remindFrames = 3
+	remindFrames = 5
 	// beginGap is between two reminders that are obeyed; it grows for who sends
 	// many. Frames are not authentic: a relay must not make work by forging them.
 	beginGap    = 300 * time.Millisecond
 	maxBeginGap = 30 * time.Second
-	// callPause is how long an exchange waits when as many as may be are under way.
-	callPause = 10 * time.Millisecond
+	// beginCrossed is how old a reminder by frame may be: those that follow are
+	// calls.
+	beginCrossed = 3 * time.Second
+	// callCounts is how long an exchange counts as one of those under way, or four
+	// times as long as they take of late: who is away keeps nobody else waiting.
+	callCounts = time.Second
+	// givenUp is the age at which an exchange is given up for another that the
+	// peer asks for. Before, it reaches the peer by itself: its request is sent
+	// again and again.
+	givenUp = 2 * time.Second
 )
 
-// begin starts an exchange, or reminds the peer to. A link is due.
+// begin starts an exchange, or reminds the peer to. A link is due. When as many as
+// may be are under way it does nothing, and stays due: who ends pokes.
 func (l *link) begin(ctx context.Context, now time.Time) {
 	a := l.device.tenant.agent
 	if !l.initiator && l.fails < remindFrames {
@@ -40,22 +50,40 @@ func (l *link) begin(ctx context.Context, now time.Time) {
 	select {
 	case a.calls <- struct{}{}:
 	default:
-		l.due = now.Add(callPause)
 		return
 	}
 	l.busy, l.again, l.calledAt = true, false, now
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.Periods.Call)
 	l.cancel = cancel
+	ended := sync.OnceFunc(func() { <-a.calls; a.poke() })
+	late := time.AfterFunc(max(callCounts, 4*a.callTime()), ended)
 	a.work.Go(func() {
 		defer a.poke()
-		defer func() { <-a.calls }()
+		defer late.Stop()
+		defer ended()
 		defer cancel()
 		call := l.remind
 		if l.initiator {
 			call = l.exchange
 		}
-		l.finish(call(ctx))
+		err := call(ctx)
+		if err == nil {
+			a.took(a.cfg.Now().Sub(now))
+		}
+		l.finish(err)
 	})
+}
+
+// callTime is how long exchanges take of late.
+func (a *Agent) callTime() time.Duration { return time.Duration(a.calling.Load()) }
+
+func (a *Agent) took(d time.Duration) {
+	for {
+		old := a.calling.Load()
+		if a.calling.CompareAndSwap(old, old+(int64(d)-old)/8) {
+			return
+		}
+	}
 }
 
 // finish plans the next exchange after one that ended with err.
@@ -68,9 +96,12 @@ func (l *link) finish(err error) {
 	if l.gone {
 		return
 	}
-	if l.again {
+	switch {
+	case l.again:
 		l.due, l.fails = now, 0
 		return
+	case !l.initiator && l.pskAt.After(l.calledAt):
+		return // while it was reminded, it came
 	}
 	if err != nil {
 		if problem.Code(err) == "" {
@@ -175,22 +206,21 @@ func (l *link) remind(ctx context.Context) error {
 	return err
 }
 
-// begin takes a reminder that came through the relay, so perhaps from anyone.
-func (t *tenant) begin(d *device, from canon.Hash) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	l := d.links[from]
-	if l == nil || l.gone || !l.initiator {
+// asked takes a reminder that came through the relay, so perhaps from anyone.
+func (l *link) asked(now time.Time) {
+	if !l.initiator {
 		return
 	}
-	now := t.agent.cfg.Now()
 	since := now.Sub(l.begunAt)
 	// One that crossed the exchange that it asks for is obeyed no more.
-	if since < l.begunGap || now.Sub(l.pskAt) < time.Second {
+	if since < l.begunGap || now.Sub(l.pskAt) < beginCrossed {
 		return
 	}
 	if since > 2*maxBeginGap {
 		l.begunGap = 0
+	}
+	if !l.busy && !now.Before(l.due) {
+		return // it waits for its turn
 	}
 	l.begunAt, l.begunGap = now, min(max(2*l.begunGap, beginGap), maxBeginGap)
 	l.beginNow(now)
@@ -201,8 +231,8 @@ func (t *tenant) begin(d *device, from canon.Hash) {
 func (l *link) beginNow(now time.Time) {
 	switch {
 	case !l.busy:
-		l.due, l.fails = now, 0
-	case now.Sub(l.calledAt) > beginGap:
+		l.due = now
+	case now.Sub(l.calledAt) > givenUp:
 		l.again = true
 		l.cancel()
 	}

@@ -94,7 +94,7 @@ func (l *link) step(ctx context.Context, now time.Time) time.Time {
 		if !now.Before(l.due) {
 			l.begin(ctx, now)
 		}
-		if !l.busy {
+		if !l.busy && now.Before(l.due) {
 			sooner(l.due)
 		}
 	}

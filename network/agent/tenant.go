@@ -311,8 +311,8 @@ func (t *tenant) relayChanged(now time.Time) {
 			d.observe(now)
 		}
 		for _, l := range d.links {
-			if l.key.IsZero() {
-				l.beginNow(now)
+			if l.key.IsZero() && !l.busy {
+				l.due = now
 			}
 			l.rejoined(now)
 		}

@@ -29,8 +29,11 @@ const (
 )
 
 // busLinks passes messages of the bus between servers. Every message that a
-// client publishes goes to all of them, but answers, which are the bulk, only to
-// the servers from which the question came, and to none if the asker is here.
+// client publishes goes to all of them, but for two sorts, which are the bulk. A
+// question that somebody here listens to passes on only when it is asked again:
+// who is asked has links to several servers, and would get it once by each.
+// Answers go only to the servers from which the question came, and to none if the
+// asker is here.
 //
 // NATS can join servers by itself. This is used instead because servers are of
 // different operators: here another server can do what any client can and
@@ -47,8 +50,9 @@ type busLinks struct {
 
 // inbox is where the answers to one question go.
 type inbox struct {
-	here time.Time // when a client of this server asked; zero: none did
-	pins []string  // servers where one asked
+	asked bool      // by a client of this server
+	here  time.Time // when it last was; zero: not, or long before it came from elsewhere
+	pins  []string  // servers where one asked
 }
 
 // askedHere is how long a question that was asked here counts, when it then
@@ -135,7 +139,12 @@ func (b *busLinks) publish(m busserver.Message) {
 			return
 		}
 	} else if m.Reply != "" {
-		b.inbox(m.Reply, true).here = time.Now()
+		in := b.inbox(m.Reply, true)
+		again := in.asked
+		in.asked, in.here = true, time.Now()
+		if !again && b.joined != nil && b.joined.Wanted(m.Subject) {
+			return
+		}
 	}
 	var frame []byte
 	var done []string

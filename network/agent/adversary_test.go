@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -187,6 +188,9 @@ func TestForgedFramesAndProbesDoNothing(t *testing.T) {
 					a.agent.Relayed(from, appendFrame(nil, kind, good, junk))
 					a.agent.Relayed(from, appendFrame(nil, kind, good, nil))
 				}
+				// The highest of numbers, and any: each asks to begin.
+				a.agent.Relayed(from, appendFrame(nil, frameBegin, good, bytes.Repeat([]byte{0xff}, 8)))
+				a.agent.Relayed(from, appendFrame(nil, frameBegin, good, binary.BigEndian.AppendUint64(nil, rng.Uint64())))
 			}
 			a.agent.probed(netip.MustParseAddrPort("203.0.113.1:5"), append([]byte(wireguard.ProbeMagic), junk...))
 			a.agent.Observed([16]byte{byte(i)}, netip.MustParseAddrPort("203.0.113.1:5"))
@@ -431,7 +435,7 @@ func TestBadTopologiesAreRefused(t *testing.T) {
 
 func FuzzFrame(f *testing.F) {
 	f.Add(appendFrame(nil, frameData, tag{1}, []byte("packet")))
-	f.Add(appendFrame(nil, frameBegin, tag{1}, nil))
+	f.Add(appendFrame(nil, frameBegin, tag{1}, make([]byte, 8)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		kind, at, packet, ok := parseFrame(b)
 		if ok && !bytes.Equal(appendFrame(nil, kind, at, packet), b) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -27,7 +28,7 @@ const (
 	maxPeers    = 1024 // of one network
 	maxCalls    = 8    // exchanges that this node awaits at once, but for slow ones
 	maxEvents   = 4096 // authentic path messages that wait
-	maxHints    = 256
+	maxHints    = 256  // what nobody proves
 )
 
 var errStopped = errors.New("the network agent has ended")
@@ -82,6 +83,7 @@ type event struct {
 type hint struct {
 	device   *device
 	slot     canon.Hash
+	number   uint64 // when it asked, see Agent.sequence
 	observed netip.AddrPort
 }
 
@@ -97,7 +99,7 @@ func New(cfg Config) (*Agent, error) {
 		want time.Duration
 	}{
 		{&p.Rotate, 24 * time.Hour}, {&p.Overlap, time.Hour}, {&p.Linger, time.Minute}, {&p.Renew, 10 * time.Minute},
-		{&p.MaxPSKAge, 30 * time.Minute}, {&p.Retry, 250 * time.Millisecond}, {&p.MaxRetry, 30 * time.Second}, {&p.Call, 5 * time.Second},
+		{&p.MaxPSKAge, 30 * time.Minute}, {&p.Retry, 250 * time.Millisecond}, {&p.MaxRetry, 30 * time.Second}, {&p.Call, 15 * time.Second},
 	} {
 		if *d.at < 0 {
 			return nil, errors.New("network agent: a period is negative")
@@ -443,7 +445,7 @@ func (a *Agent) Relayed(from canon.Hash, packet []byte) {
 			a.queue(event{lane: l, msg: msg})
 		}
 	case frameBegin:
-		a.hint(hint{device: d, slot: from})
+		a.hint(hint{device: d, slot: from, number: binary.BigEndian.Uint64(body)})
 	}
 }
 
@@ -513,7 +515,7 @@ func (a *Agent) takeHint(h hint) {
 		return
 	}
 	if l := h.device.links[h.slot]; l != nil && !l.gone {
-		l.asked(a.cfg.Now())
+		l.asked(a.cfg.Now(), h.number)
 	}
 }
 

@@ -119,7 +119,7 @@ type Periods struct {
 	MaxPSKAge time.Duration // default 30 min
 	Retry     time.Duration // first wait after a failed exchange; default 250 ms
 	MaxRetry  time.Duration // longest wait; default 30 s
-	Call      time.Duration // deadline of one exchange; default 5 s
+	Call      time.Duration // deadline of one exchange; default 15 s
 }
 
 // Status is a network of this node, now.

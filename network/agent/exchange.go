@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -23,9 +24,6 @@ const (
 	// many. Frames are not authentic: a relay must not make work by forging them.
 	beginGap    = 300 * time.Millisecond
 	maxBeginGap = 30 * time.Second
-	// beginCrossed is how old a reminder by frame may be: those that follow are
-	// calls.
-	beginCrossed = 3 * time.Second
 	// callCounts is how long an exchange counts as one of those under way, or four
 	// times as long as they take of late: who is away keeps nobody else waiting.
 	callCounts = time.Second
@@ -40,7 +38,8 @@ const (
 func (l *link) begin(ctx context.Context, now time.Time) {
 	a := l.device.tenant.agent
 	if !l.initiator && l.fails < remindFrames {
-		if err := l.device.relay(frameBegin, l.slot, nil); err != nil {
+		number := binary.BigEndian.AppendUint64(nil, a.sequence())
+		if err := l.device.relay(frameBegin, l.slot, number); err != nil {
 			a.log.Debug("remind a peer to exchange keys", "peer", l.slot.Short(), "error", err)
 		}
 		l.fails++
@@ -207,13 +206,14 @@ func (l *link) remind(ctx context.Context) error {
 }
 
 // asked takes a reminder that came through the relay, so perhaps from anyone.
-func (l *link) asked(now time.Time) {
+func (l *link) asked(now time.Time, number uint64) {
 	if !l.initiator {
 		return
 	}
 	since := now.Sub(l.begunAt)
-	// One that crossed the exchange that it asks for is obeyed no more.
-	if since < l.begunGap || now.Sub(l.pskAt) < beginCrossed {
+	// One that crossed the exchange that it asks for is obeyed no more: the numbers
+	// of all that a peer says rise.
+	if since < l.begunGap || number <= l.told {
 		return
 	}
 	if since > 2*maxBeginGap {

@@ -18,7 +18,7 @@ const frameSize = 1 + 8 + 4
 const (
 	frameData  = 1 // a packet of WireGuard
 	framePath  = 2 // a sealed message of package path
-	frameBegin = 3 // empty: let the receiver, which initiates, begin an exchange
+	frameBegin = 3 // 8 bytes, a number that rises: let the receiver, which initiates, begin an exchange
 )
 
 // tag is a device in a frame.
@@ -36,7 +36,7 @@ func appendFrame(dst []byte, kind byte, t tag, packet []byte) []byte {
 
 // parseFrame reads what anyone at all sent. packet is a part of b.
 func parseFrame(b []byte) (kind byte, t tag, packet []byte, ok bool) {
-	if len(b) < frameSize || b[0] < frameData || b[0] > frameBegin || (b[0] == frameBegin) != (len(b) == frameSize) {
+	if len(b) < frameSize || b[0] < frameData || b[0] > frameBegin || b[0] == frameBegin && len(b) != frameSize+8 || len(b) == frameSize {
 		return 0, tag{}, nil, false
 	}
 	return b[0], tag(b[1:frameSize]), b[frameSize:], true

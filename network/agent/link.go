@@ -50,6 +50,7 @@ type link struct {
 	failure  error
 	sequence uint64 // newest accepted from the peer
 	theirs   exchange.Theirs
+	told     uint64        // number of the last exchange's message of the peer
 	begunAt  time.Time     // last time the peer asked to begin
 	begunGap time.Duration // before it may again
 	calledAt time.Time     // when the exchange under way began
@@ -79,7 +80,11 @@ type link struct {
 }
 
 func newLink(d *device, slot canon.Hash, now time.Time) *link {
-	return &link{device: d, slot: slot, initiator: d.tenant.agent.initiates(slot), due: now}
+	l := &link{device: d, slot: slot, initiator: d.tenant.agent.initiates(slot), due: now}
+	if !l.initiator {
+		l.due = now.Add(l.backoff()) // most initiators come by themselves
+	}
+	return l
 }
 
 // step does what is due for one peer.
@@ -194,7 +199,7 @@ func (l *link) install(now time.Time, theirs exchange.Theirs, keys exchange.Keys
 		l.installed, l.retriggers = now, 0
 		d.statsAt = now.Add(min(statsAwaiting, 20*time.Millisecond))
 	}
-	l.due = now.Add(l.renewal())
+	l.due, l.told = now.Add(l.renewal()), tell.Number
 	l.openChannel(now, keys)
 	if l.machine != nil {
 		l.do(now, l.machine.Told(now, tell))

@@ -166,6 +166,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var err error
+	var stepped time.Time
 	for ctx.Err() == nil && err == nil {
 		select {
 		case <-ctx.Done():
@@ -201,6 +202,11 @@ func (a *Agent) Run(ctx context.Context) error {
 				more = false
 			}
 		}
+		if since := a.cfg.Now().Sub(stepped); since >= 0 && since < stepPause {
+			timer.Reset(stepPause - since)
+			continue
+		}
+		stepped = a.cfg.Now()
 		timer.Reset(a.step(ctx))
 	}
 	if watching != nil {
@@ -210,8 +216,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	return err
 }
 
-// idle is how long the loop sleeps when nothing is due.
-const idle = time.Minute
+const (
+	// idle is how long the loop sleeps when nothing is due.
+	idle = time.Minute
+	// stepPause is between two steps: each looks at all peers, and in a large
+	// network that converges there would be a step for each packet.
+	stepPause = 10 * time.Millisecond
+)
 
 // step does what is due in all networks and returns when it wants to be called
 // again.

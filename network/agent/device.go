@@ -24,7 +24,7 @@ const (
 	observedLife  = 10 * time.Minute // of an outside address that is not seen again
 	observePause  = 500 * time.Millisecond
 	observeRetry  = 30 * time.Second // longest, while no server has answered
-	statsAwaiting = 100 * time.Millisecond
+	statsAwaiting = 200 * time.Millisecond
 	statsDirect   = time.Second
 	statsIdle     = 5 * time.Second
 )

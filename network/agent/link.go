@@ -24,8 +24,8 @@ const (
 	keepalive = 25 * time.Second
 	// awaitHandshake is how long a first handshake is looked for closely.
 	awaitHandshake = 10 * time.Second
-	// firstHandshake is when one that did not come is begun anew. WireGuard
-	// itself waits five seconds.
+	// firstHandshake is when one that did not come is begun anew, where exchanges
+	// are not slow too. WireGuard itself waits five seconds.
 	firstHandshake = 1500 * time.Millisecond
 	maxRetriggers  = 4
 	// silent is the age of a handshake that says the peer is away: with our
@@ -264,7 +264,8 @@ func (l *link) retriggerAt() time.Time {
 	if !l.initiator || l.installed.IsZero() || !l.handshake.IsZero() || l.retriggers >= maxRetriggers {
 		return time.Time{}
 	}
-	return l.installed.Add(firstHandshake<<(l.retriggers+1) - firstHandshake)
+	first := max(firstHandshake, 4*l.device.tenant.agent.callTime())
+	return l.installed.Add(first<<(l.retriggers+1) - first)
 }
 
 // retrigger begins the first handshake again: there is no session to lose yet.

@@ -307,3 +307,69 @@ func TestRelayThatComesLateIsUsedAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// Whenever packets begin to wait, on one side or on both, one side alone asks for
+// the first handshake, so that none waits for WireGuard to ask again. It is the
+// one that begins exchanges, the lower slot.
+func TestFirstHandshakesDoNotCollide(t *testing.T) {
+	// By a slow relay, a direct path is there before the handshake.
+	for _, relayDelay := range []time.Duration{time.Millisecond, 10 * time.Millisecond, 200 * time.Millisecond} {
+		for _, talks := range [][]int{{0}, {1}, {0, 1}} {
+			for at := time.Duration(0); at < relayDelay+50*time.Millisecond; at += max(time.Millisecond, relayDelay/50) {
+				play(t, 2, func(w *world) {
+					a, b := w.nodes[0], w.nodes[1]
+					talk := func() {
+						for _, i := range talks {
+							w.nodes[i].talk()
+						}
+					}
+					w.relayDelay = relayDelay
+					w.boot()
+					if at == 0 {
+						talk() // before there is a network
+					}
+					w.ensure()
+					time.Sleep(at)
+					talk()
+					if took := w.until("sessions", 10*time.Second, func() bool { return w.up(a, b) }); took > time.Second {
+						t.Errorf("relay %v, %v talk from %v on: sessions after %v", relayDelay, talks, at, took)
+					}
+					time.Sleep(time.Minute)
+					w.mu.Lock()
+					defer w.mu.Unlock()
+					if a.asked != 1 || b.asked != 0 {
+						t.Errorf("relay %v, %v talk from %v on: the nodes asked %d and %d times", relayDelay, talks, at, a.asked, b.asked)
+					}
+				})
+			}
+		}
+	}
+}
+
+// Nor do they when answers are lost, and the exchange that succeeds ends just when
+// the responder's WireGuard asks again.
+func TestHandshakesAfterLostAnswersDoNotCollide(t *testing.T) {
+	const lost = 3
+	for call := rekeyTimeout - 20*time.Millisecond; call < rekeyTimeout+20*time.Millisecond; call += time.Millisecond {
+		play(t, 2, func(w *world) {
+			a, b := w.nodes[0], w.nodes[1]
+			a.periods = Periods{Call: call, Retry: time.Millisecond}
+			answers := 0
+			w.messages = func(_, _ canon.Hash, body []byte) ([][]byte, func([]byte) ([]byte, error)) {
+				return [][]byte{body}, func(b []byte) ([]byte, error) {
+					if answers++; answers <= lost {
+						return nil, nil
+					}
+					return b, nil
+				}
+			}
+			a.talk()
+			b.talk()
+			w.boot()
+			w.ensure()
+			if took := w.until("sessions", time.Minute, func() bool { return w.up(a, b) }); took < lost*call || took > lost*call+time.Second {
+				t.Errorf("sessions after %v, though %d answers awaited for %v were lost", took, lost, call)
+			}
+		})
+	}
+}

@@ -59,6 +59,7 @@ type device struct {
 // relayed is where a device's packets for the relay go.
 type relayed struct {
 	slot   canon.Hash
+	yields time.Time             // the link's
 	failed atomic.Pointer[error] // of the last packet, nil: it was sent
 }
 
@@ -268,9 +269,11 @@ func (d *device) index() {
 			continue
 		}
 		bySlot[slot] = l.key
-		if byKey[l.key] = old[l.key]; byKey[l.key] == nil || byKey[l.key].slot != slot {
-			byKey[l.key] = &relayed{slot: slot}
+		to := old[l.key]
+		if to == nil || to.slot != slot || !to.yields.Equal(l.yields) {
+			to = &relayed{slot: slot, yields: l.yields}
 		}
+		byKey[l.key] = to
 	}
 	d.bySlot.Store(&bySlot)
 	d.byKey.Store(&byKey)
@@ -279,7 +282,7 @@ func (d *device) index() {
 // toRelay takes an encrypted packet of the device.
 func (d *device) toRelay(key wireguard.Key, packet []byte) {
 	to := (*d.byKey.Load())[key]
-	if to == nil {
+	if to == nil || wireguard.IsInitiation(packet) && d.tenant.agent.cfg.Now().Before(to.yields) {
 		return
 	}
 	err := d.relay(frameData, to.slot, packet)

@@ -16,6 +16,10 @@
 // (package exchange). It is renewed every ten minutes; one that could not be
 // renewed for thirty is overwritten with random bytes.
 //
+// Of two nodes the one with the lower slot begins the exchanges, and when both
+// have the first keys, the first handshake: packets may wait on both sides, and
+// handshakes that both begin at once fail.
+//
 // # Paths
 //
 // Packets to a peer begin on the relay, at once, and move to a direct address

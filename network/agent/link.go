@@ -22,7 +22,17 @@ const (
 	// keepalive keeps the session young, so that it always has the newest keys;
 	// the initiator's is enough.
 	keepalive = 25 * time.Second
-	// awaitHandshake is how long a first handshake is looked for closely.
+	// awaitHandshake is how long a first handshake is looked for closely, and how
+	// long the responder of an exchange leaves it to the initiator.
+	//
+	// WireGuard has nothing for two that ask each other at the same time: each
+	// answers and forgets that it asked, both answers are for nothing, and it waits
+	// five seconds. With packets waiting on both sides they do ask at the same
+	// time, as one exchange gives both their keys. So what the responder's
+	// WireGuard asks meanwhile is lost, which hinders it neither in answering nor
+	// in sending, then, what waits. (A peer without an endpoint would ask nothing
+	// either, but the kernel drops what waits for such a one.) The initiator's
+	// keepalive makes it ask in any case; after that time whoever can does.
 	awaitHandshake = 10 * time.Second
 	// firstHandshake is when one that did not come is begun anew, where exchanges
 	// are not slow too. WireGuard itself waits five seconds.
@@ -65,6 +75,7 @@ type link struct {
 	pskExpiry  time.Time
 	pskExpired bool
 	installed  time.Time
+	yields     time.Time // until then the first handshake is the peer's to begin
 	retriggers int
 	handshake  time.Time
 	rx, tx     uint64
@@ -126,7 +137,7 @@ func (l *link) step(ctx context.Context, now time.Time) time.Time {
 	if !l.adopted.IsZero() {
 		if !now.Before(l.adopted) {
 			l.adopted = time.Time{}
-			l.setPath(netip.AddrPort{})
+			l.setPath(now, netip.AddrPort{})
 		}
 		sooner(l.adopted)
 	}
@@ -180,9 +191,10 @@ func (l *link) install(now time.Time, theirs exchange.Theirs, keys exchange.Keys
 	first := l.key.IsZero()
 	before := l.psk
 	l.key, l.psk = key, keys.PSK
-	if first {
-		d.index() // its first packet goes out while it is being installed
+	if !l.initiator && l.handshake.IsZero() {
+		l.yields = now.Add(awaitHandshake)
 	}
+	d.index() // its first packet goes out while it is being installed
 	if err := l.setPeer(d.tenant.allowed(l.slot)); err != nil {
 		l.psk = before
 		if first {
@@ -307,12 +319,16 @@ func (l *link) counted(now time.Time, s *wireguard.PeerStats) {
 		have = netip.AddrPort{}
 	}
 	if have != l.path {
-		l.setPath(l.path)
+		l.setPath(now, l.path)
 	}
 }
 
-func (l *link) setPath(to netip.AddrPort) {
+// setPath sends the peer's packets to an address, or through the relay.
+func (l *link) setPath(now time.Time, to netip.AddrPort) {
 	l.path = to
+	if l.handshake.IsZero() && now.Before(l.yields) {
+		return // what goes directly cannot be held back; counted sets the path later
+	}
 	if err := l.device.wg.SetPath(l.key, to); err != nil {
 		l.device.tenant.agent.log.Debug("set the path of a peer", "peer", l.slot.Short(), "error", err)
 	}
@@ -403,7 +419,7 @@ func (l *link) do(now time.Time, effects []path.Effect) {
 		case path.OpPong:
 			l.probe(e.Addr, path.Message{Type: path.TypePong, ID: e.ID})
 		case path.OpPath:
-			l.setPath(e.Addr)
+			l.setPath(now, e.Addr)
 			a.log.Info("path of a peer", "network", d.tenant.name, "peer", l.slot.Short(), "direct", e.Addr.IsValid(), "address", e.Addr)
 			if e.Addr.IsValid() && d.statsAt.After(now.Add(statsDirect)) {
 				d.statsAt = now.Add(statsDirect)
@@ -452,6 +468,6 @@ func (l *link) movedAway(now time.Time) {
 	}
 	if l.path.IsValid() {
 		l.adopted = time.Time{}
-		l.setPath(netip.AddrPort{})
+		l.setPath(now, netip.AddrPort{})
 	}
 }

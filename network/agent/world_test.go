@@ -37,12 +37,14 @@ type world struct {
 	messages func(from, to canon.Hash, body []byte) (deliver [][]byte, answer func([]byte) ([]byte, error)) // nil: honest
 	calls    int
 	zeroPSK  int
+	asks     uint64 // initiations that devices made
+	// relayDelay is how long a packet is under way by the relay.
+	relayDelay time.Duration
 }
 
 const (
-	callDelay  = 5 * time.Millisecond
-	relayDelay = 10 * time.Millisecond
-	udpDelay   = 3 * time.Millisecond
+	callDelay = 5 * time.Millisecond
+	udpDelay  = 3 * time.Millisecond
 )
 
 type node struct {
@@ -60,10 +62,12 @@ type node struct {
 	changed func()
 	periods Periods
 	only    bool // relay only
+	traffic bool // packets wait for every peer
+	asked   int  // initiations that left the node
 }
 
 func newWorld(t *testing.T, n int) *world {
-	w := &world{t: t, grid: canon.Sum([]byte("grid"))}
+	w := &world{t: t, grid: canon.Sum([]byte("grid")), relayDelay: 10 * time.Millisecond}
 	for i := range n {
 		w.add(byte(i + 1))
 	}
@@ -330,12 +334,15 @@ func (r *fakeRelay) Send(to canon.Hash, packet []byte) error {
 	w := r.w
 	b := bytes.Clone(packet)
 	w.mu.Lock()
-	cut := w.cutRelay
+	cut, delay := w.cutRelay, w.relayDelay
+	if _, _, p, _ := parseFrame(b); wireguard.IsInitiation(p) {
+		r.asked++
+	}
 	w.mu.Unlock()
 	if cut {
 		return errors.New("no relay is connected")
 	}
-	time.AfterFunc(relayDelay, func() {
+	time.AfterFunc(delay, func() {
 		o := w.node(to)
 		w.mu.Lock()
 		a := o.agent
@@ -421,7 +428,8 @@ type fakePeer struct {
 	session   [32]byte // of the last handshake
 	rx, tx    uint64
 	timer     *time.Timer
-	attempt   time.Time
+	asked     uint64    // the initiation that is to be answered, 0: none
+	attempt   time.Time // of the last initiation or answer
 }
 
 func (d *fakeDevice) Name() string { return d.cfg.Name }
@@ -439,11 +447,19 @@ func (d *fakeDevice) Port() uint16 {
 }
 func (d *fakeDevice) PublicKey() wireguard.Key { return d.public }
 
+// rekeyTimeout is WireGuard's: what was asked or answered is not asked again
+// before.
+const rekeyTimeout = 5 * time.Second
+
 // Messages between fake devices: kind, sender's and receiver's key, a hash that
-// only who has the same preshared key makes.
-func handshakeMessage(kind byte, from, to, psk wireguard.Key) []byte {
+// only who has the same preshared key makes, and the number of the initiation.
+func handshakeMessage(kind byte, from, to, psk wireguard.Key, ask uint64) []byte {
 	h := sha256.Sum256(slices.Concat([]byte{kind}, psk[:]))
-	return slices.Concat([]byte{kind}, from[:], to[:], h[:])
+	b := slices.Concat([]byte{kind}, from[:], to[:], h[:], binary.BigEndian.AppendUint64(nil, ask))
+	if kind == 1 {
+		b = append(b, make([]byte, 148-len(b))...) // as long as WireGuard's
+	}
+	return b
 }
 
 func (d *fakeDevice) SetPeer(p wireguard.Peer) error {
@@ -467,10 +483,29 @@ func (d *fakeDevice) SetPeer(p wireguard.Peer) error {
 	}
 	trigger := o.Keepalive == 0 && p.Keepalive > 0
 	o.Peer = p
-	if trigger {
+	if trigger || d.node.traffic && d.wants(o) {
 		d.initiate(p.PublicKey)
 	}
 	return nil
+}
+
+// wants tells whether a packet for the peer makes the device ask for a session.
+func (d *fakeDevice) wants(p *fakePeer) bool {
+	return p.session == [32]byte{} && time.Since(p.attempt) >= rekeyTimeout
+}
+
+// talk begins to send packets to every peer, and to those that come later.
+func (n *node) talk() {
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	n.traffic = true
+	for _, d := range n.devices {
+		for key, p := range d.peers {
+			if d.wants(p) {
+				d.initiate(key)
+			}
+		}
+	}
 }
 
 // initiate sends a handshake now, again after five seconds without an answer,
@@ -480,8 +515,10 @@ func (d *fakeDevice) initiate(key wireguard.Key) {
 	if p == nil || d.closed {
 		return
 	}
-	d.send(key, handshakeMessage(1, d.PublicKey(), key, wireguard.Key{}))
-	again := 5 * time.Second
+	d.node.w.asks++
+	p.asked, p.attempt = d.node.w.asks, time.Now()
+	d.send(key, handshakeMessage(1, d.PublicKey(), key, wireguard.Key{}, p.asked))
+	again := rekeyTimeout
 	if time.Since(p.handshake) < again {
 		again = 2 * time.Minute
 	}
@@ -514,6 +551,9 @@ func (d *fakeDevice) send(key wireguard.Key, b []byte) {
 func (d *fakeDevice) udp(to netip.AddrPort, b []byte) {
 	w := d.node.w
 	from := netip.AddrPortFrom(d.node.addr, d.Port())
+	if wireguard.IsInitiation(b) {
+		d.node.asked++
+	}
 	if to == netip.MustParseAddrPort("192.0.2.1:443") {
 		if token, ok := bytes.CutPrefix(b, []byte("observe:")); ok {
 			a := d.node.agent
@@ -547,10 +587,10 @@ func (d *fakeDevice) udp(to netip.AddrPort, b []byte) {
 
 // receive takes a packet. The world's lock is held.
 func (d *fakeDevice) receive(b []byte, from netip.AddrPort) {
-	if d.closed || len(b) < 97 {
+	if d.closed || len(b) < 105 {
 		return
 	}
-	key, to, proof := wireguard.Key(b[1:33]), wireguard.Key(b[33:65]), b[65:97]
+	key, to, proof, ask := wireguard.Key(b[1:33]), wireguard.Key(b[33:65]), b[65:97], b[97:105]
 	p := d.peers[key]
 	if p == nil || to != d.PublicKey() {
 		return
@@ -563,21 +603,26 @@ func (d *fakeDevice) receive(b []byte, from netip.AddrPort) {
 			p.path = netip.AddrPort{}
 		}
 		p.rx += uint64(len(b))
-		d.send(key, handshakeMessage(2, d.PublicKey(), key, p.PresharedKey))
-		p.attempt = time.Now()
+		// Who answers forgets what it asked itself.
+		p.asked, p.attempt = 0, time.Now()
+		d.send(key, handshakeMessage(2, d.PublicKey(), key, p.PresharedKey, binary.BigEndian.Uint64(ask)))
 	case 2:
-		if !bytes.Equal(proof, handshakeMessage(2, key, to, p.PresharedKey)[65:97]) {
+		if binary.BigEndian.Uint64(ask) != p.asked || !bytes.Equal(proof, handshakeMessage(2, key, to, p.PresharedKey, p.asked)[65:97]) {
 			return
 		}
+		p.asked = 0
 		p.rx += uint64(len(b))
 		p.handshake = time.Now()
 		p.session = sha256.Sum256(slices.Concat(p.PresharedKey[:], binary.BigEndian.AppendUint64(nil, uint64(p.handshake.UnixNano()))))
-		d.send(key, slices.Concat([]byte{3}, b[33:65], b[1:33], p.session[:]))
+		d.send(key, slices.Concat([]byte{3}, b[33:65], b[1:33], p.session[:], ask))
 		d.initiate2(p, key)
 	case 3:
 		p.handshake = time.Now()
 		p.session = [32]byte(proof)
 		p.rx += uint64(len(b))
+		if p.timer != nil {
+			p.timer.Stop() // who began this session begins the next
+		}
 	}
 }
 

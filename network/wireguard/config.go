@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.zx2c4.com/wireguard/device"
 )
 
 // check refuses a Config that cannot be meant, and fills in what was left out.
@@ -86,6 +88,12 @@ func CheckProbe(b []byte) error {
 		return fmt.Errorf("probe begins with %#02x, as WireGuard's messages do", b[0])
 	}
 	return nil
+}
+
+// IsInitiation tells whether a packet that a device gave to ToRelay asks its
+// peer for a handshake.
+func IsInitiation(packet []byte) bool {
+	return len(packet) == device.MessageInitiationSize && packet[0] == device.MessageInitiationType
 }
 
 func isProbe(b []byte) bool {

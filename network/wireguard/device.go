@@ -107,7 +107,9 @@ type Peer struct {
 	PublicKey    Key
 	PresharedKey Key            // zero: none
 	AllowedIPs   []netip.Prefix // all of them: what is not here is taken away
-	Keepalive    time.Duration  // 0: none; whole seconds up to 65535
+	// Keepalive is in whole seconds up to 65535; 0: none. The first one is sent
+	// when the peer is set, and begins a handshake.
+	Keepalive time.Duration
 }
 
 // PeerStats is what a device knows of a peer.

@@ -31,6 +31,7 @@ var promises = []struct {
 	{"junk is ignored and not answered", testJunk},
 	{"sessions outlive changes of a peer", testSetPeer},
 	{"both ends need the same preshared key", testPresharedKey},
+	{"who asked in vain answers, and what waited passes", testAskedInVain},
 	{"allowed addresses are enforced", testAllowedIPs},
 	{"a lost host address is not clung to", testRoaming},
 	{"a vanished router namespace closes the device", testVanish},
@@ -355,6 +356,57 @@ func testPresharedKey(t *testing.T, ea, eb Engine) {
 	pb.PresharedKey = pa.PresharedKey
 	must(t, b.dev.SetPeer(pb))
 	talk(t, a, b, false, "now")
+}
+
+// testAskedInVain loses what b asks: as long as that lasts b answers a, and when
+// it ends without a's help, b asks again. What waited for a session passes then.
+// The agent counts on both, so that of two nodes that just agreed on keys one
+// begins alone.
+func testAskedInVain(t *testing.T, ea, eb Engine) {
+	t.Run("the other begins", func(t *testing.T) { askInVain(t, ea, eb, true) })
+	t.Run("it asks again", func(t *testing.T) { askInVain(t, ea, eb, false) })
+}
+
+func askInVain(t *testing.T, ea, eb Engine, begins bool) {
+	a, b := newSites(t)
+	b.mute.Store(true)
+	b.start(t, Config{Engine: eb}, a)
+	a.start(t, Config{Engine: ea}, b)
+	var sink, source net.PacketConn
+	must(t, within(a.routerNS, func() (err error) {
+		sink, err = net.ListenPacket("udp", netip.AddrPortFrom(a.in4, 0).String())
+		return err
+	}))
+	defer sink.Close()
+	must(t, within(b.routerNS, func() (err error) {
+		source, err = net.ListenPacket("udp", netip.AddrPortFrom(b.in4, 0).String())
+		return err
+	}))
+	defer source.Close()
+	must(t, b.dev.SetPeer(b.peerOf(a)))
+	// One packet alone might be lost: a new interface drops some.
+	eventually(t, "b asks", func() bool {
+		_, err := source.WriteTo([]byte("waiting"), sink.LocalAddr())
+		must(t, err)
+		return b.unsaid.Load() > 0
+	})
+	if n := b.sent.Load(); n > 0 {
+		t.Errorf("b sent %d packets before it was asked", n)
+	}
+	p := a.peerOf(b)
+	if begins {
+		p.Keepalive = 25 * time.Second
+	}
+	must(t, a.dev.SetPeer(p))
+	if !begins {
+		b.mute.Store(false)
+	}
+	must(t, sink.SetDeadline(time.Now().Add(patience)))
+	buf := make([]byte, 100)
+	n, _, err := sink.ReadFrom(buf)
+	if err != nil || string(buf[:n]) != "waiting" {
+		t.Errorf("got %q, %v", buf[:n], err)
+	}
 }
 
 func testAllowedIPs(t *testing.T, ea, eb Engine) {

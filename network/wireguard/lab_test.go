@@ -38,6 +38,8 @@ type site struct {
 	dev          Device
 	target       atomic.Pointer[Device] // dev, for the relay's goroutines
 	sent         atomic.Int64           // packets that this site's device gave to the relay
+	mute         atomic.Bool            // the initiations among them are lost
+	unsaid       atomic.Int64           // those that were
 	probes       chan gotProbe
 }
 
@@ -179,6 +181,10 @@ func (s *site) config(c Config, other *site) Config {
 	c.Name, c.PrivateKey, c.NetNS = "wg-test", s.key, s.routerNS
 	from, to := s.key.Public(), other.key.Public()
 	c.ToRelay = func(peer Key, packet []byte) {
+		if s.mute.Load() && IsInitiation(packet) {
+			s.unsaid.Add(1)
+			return
+		}
 		s.sent.Add(1)
 		if d := other.target.Load(); d != nil && peer == to {
 			(*d).FromRelay(from, packet)

@@ -152,7 +152,7 @@ func (c *Client) Send(to canon.Hash, packet []byte) error {
 		l := c.links[i]
 		if s := l.session.Load(); s != nil {
 			p.ways[i].sent.Add(1)
-			s.send(to, kindData, packet)
+			s.send(now, to, kindData, packet)
 			return nil
 		}
 	}
@@ -174,7 +174,7 @@ func (c *Client) flood(p *peer, to canon.Hash, packet []byte, now int64) error {
 			continue
 		}
 		w.sent.Add(1)
-		s.send(to, kindData, packet)
+		s.send(now, to, kindData, packet)
 		p.probe(c, i, s, now, false)
 		sent = true
 	}

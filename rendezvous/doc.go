@@ -21,6 +21,12 @@
 // way takes and how much of what was sent has arrived: a server that drops
 // packets but answers pings is left too, as long as there is another.
 //
+// Datagrams leave in batches of what there is: the first goes at once, and those
+// that come while the kernel takes it are the next batch, so none waits for
+// others. What waits for one server is bounded, and the oldest goes: 256 KiB for
+// TLS, and the same for datagrams, in at most 528 KiB of memory. A link also holds
+// 64 KiB to receive datagrams, and memory for others only while they are in it.
+//
 // # What a server sees
 //
 // Who runs a server sees: which slots are connected, from which outside address

@@ -281,15 +281,15 @@ type session struct {
 }
 
 // send passes a packet on by UDP if that passes, else by TLS. Neither waits.
-func (s *session) send(to canon.Hash, kind byte, packet []byte) {
-	if s.udp != nil && s.udp.send(to, kind, packet) {
+func (s *session) send(now int64, to canon.Hash, kind byte, packet []byte) {
+	if s.udp != nil && s.udp.send(now, to, kind, packet) {
 		return
 	}
-	s.sendTLS(to, kind, packet)
+	s.sendTLS(now, to, kind, packet)
 }
 
-func (s *session) sendTLS(to canon.Hash, kind byte, packet []byte) {
-	s.sent.Store(s.client.now())
+func (s *session) sendTLS(now int64, to canon.Hash, kind byte, packet []byte) {
+	s.sent.Store(now)
 	s.queue.Push(wire.Send, to[:], kinds[kind:kind+1], packet)
 }
 
@@ -309,34 +309,37 @@ func (s *session) ping(now int64) {
 	s.seq.Add(1)
 	var body [8]byte
 	putTime(body[:], now)
-	s.sendTLS(s.client.cfg.Slot, kindSelf, body[:])
+	s.sendTLS(now, s.client.cfg.Slot, kindSelf, body[:])
 }
 
 // read takes frames until the connection ends.
 func (s *session) read() error {
+	var now int64
 	for {
+		waits := !s.in.Buffered()
 		t, body, err := s.in.Next()
 		if err != nil {
 			return fmt.Errorf("link to %s: %w", s.link.addr.Host, err)
 		}
-		if !s.in.Buffered() {
-			s.heard.Store(s.client.now())
+		if waits {
+			now = s.client.now()
+			s.heard.Store(now)
 		}
-		if err := s.take(t, body); err != nil {
+		if err := s.take(t, body, now); err != nil {
 			return err
 		}
 	}
 }
 
 // take handles one frame that came by TLS.
-func (s *session) take(t wire.Type, body []byte) error {
+func (s *session) take(t wire.Type, body []byte, now int64) error {
 	switch t {
 	case wire.Recv:
 		from, packet, err := wire.Packet(body)
 		if err != nil {
 			return err
 		}
-		s.received(from, packet)
+		s.received(from, packet, now)
 	case wire.Gone:
 		slot, _, err := wire.Slot(body)
 		if err != nil {
@@ -353,7 +356,7 @@ func (s *session) take(t wire.Type, body []byte) error {
 		}
 	case wire.UDPUsed:
 		if s.udp != nil {
-			s.udp.used(s.client.now())
+			s.udp.used(now)
 		}
 	case wire.Refused:
 		return wire.ParseRefusal(body)
@@ -363,8 +366,9 @@ func (s *session) take(t wire.Type, body []byte) error {
 	return nil
 }
 
-// received handles a relayed packet, whichever way it came.
-func (s *session) received(from canon.Hash, packet []byte) {
+// received handles a relayed packet, whichever way it came. now is when it was
+// read, with others.
+func (s *session) received(from canon.Hash, packet []byte, now int64) {
 	kind, rest := packet[0], packet[1:]
 	c := s.client
 	if kind == kindSelf {
@@ -382,15 +386,15 @@ func (s *session) received(from canon.Hash, packet []byte) {
 	}
 	switch kind {
 	case kindData:
-		p.heardOn(c, s.link.index, true)
+		p.heardOn(c, s.link.index, now, true)
 		if len(rest) > 0 {
 			c.cfg.OnPacket(from, rest)
 		}
 	case kindProbe:
-		p.heardOn(c, s.link.index, false)
-		p.answer(s, from, rest)
+		p.heardOn(c, s.link.index, now, false)
+		p.answer(s, from, rest, now)
 	case kindEcho:
-		p.heardOn(c, s.link.index, false)
+		p.heardOn(c, s.link.index, now, false)
 		p.echoed(c, rest)
 	}
 }

@@ -91,9 +91,8 @@ func (c *Client) forget(now int64, sending bool) bool {
 }
 
 // heardOn notes that something came from the peer over a link.
-func (p *peer) heardOn(c *Client, i int, data bool) {
+func (p *peer) heardOn(c *Client, i int, now int64, data bool) {
 	w := &p.ways[i]
-	now := c.now()
 	p.seenAt.Store(now)
 	if data {
 		w.received.Add(1)
@@ -142,18 +141,18 @@ func (p *peer) probe(c *Client, i int, s *session, now int64, force bool) {
 	body[0] = byte(i)
 	binary.BigEndian.PutUint64(body[1:], w.lastSeq)
 	p.mu.Unlock()
-	s.send(p.slot, kindProbe, body[:])
+	s.send(now, p.slot, kindProbe, body[:])
 }
 
 // answer tells a peer what has arrived from it on the link of its probe.
-func (p *peer) answer(s *session, to canon.Hash, body []byte) {
+func (p *peer) answer(s *session, to canon.Hash, body []byte, now int64) {
 	if len(body) != probeSize {
 		return
 	}
 	var out [echoSize]byte
 	copy(out[:], body)
 	binary.BigEndian.PutUint64(out[probeSize:], p.ways[s.link.index].received.Load())
-	s.send(to, kindEcho, out[:])
+	s.send(now, to, kindEcho, out[:])
 }
 
 // echoed takes the answer to a probe: the peer can be reached by that link, and

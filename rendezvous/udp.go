@@ -17,6 +17,11 @@ import (
 // two fragments on Ethernet. Packets larger than what passes go by TLS.
 var tiers = [...]int{1232, 1452, 1600}
 
+// waitingMost is how many gathers wait for one server. Where sizes alternate they
+// are not full, and would otherwise hold more memory than queueSize: 8 hold at
+// most 528 KiB, and at least 256 datagrams before the oldest ones go.
+const waitingMost = 8
+
 // firstTries is how often each size is tried at once; later it is with each ping.
 const firstTries = 4
 
@@ -31,7 +36,7 @@ type udp struct {
 
 	mu       sync.Mutex // of what follows
 	wake     sync.Cond
-	buf      wire.Buffer
+	nonce    wire.Nonce
 	waiting  []wire.Gather // the oldest first
 	size     int           // bytes in it
 	ended    bool
@@ -47,7 +52,7 @@ type tier struct {
 	alive bool
 }
 
-func newUDP(s *session, id [wire.SessionSize]byte, ours, theirs [32]byte) (*udp, error) {
+func newUDP(s *session, id [wire.SessionSize]byte, ours, theirs wire.Key) (*udp, error) {
 	if !s.remote.IsValid() {
 		return nil, errors.New("the server's address is not known")
 	}
@@ -70,41 +75,54 @@ func newUDP(s *session, id [wire.SessionSize]byte, ours, theirs [32]byte) (*udp,
 }
 
 // send sends a packet, if datagrams of its size pass.
-func (u *udp) send(to canon.Hash, kind byte, packet []byte) bool {
+func (u *udp) send(now int64, to canon.Hash, kind byte, packet []byte) bool {
 	if int64(wire.PacketOverhead+1+len(packet)) > u.most.Load() {
 		return false
 	}
-	u.active.Store(u.session.client.now())
+	u.active.Store(now)
 	var head [canon.HashSize + 1]byte
 	copy(head[:], to[:])
 	head[canon.HashSize] = kind
 	return u.write(wire.Send, head[:], packet, 0)
 }
 
-// write seals a datagram and lets write send it soon, with others.
+// write seals a datagram and lets drain send it soon, with others; pad zero bytes
+// follow the parts.
 func (u *udp) write(t wire.Type, x, y []byte, pad int) bool {
+	n := wire.Overhead + len(x) + len(y) + pad
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	d := u.sealer.Seal(&u.buf, t, x, y, pad)
-	if d == nil || u.ended {
+	if n > wire.MaxDatagram || u.ended || u.sealer.Spent() {
 		return false
 	}
 	buffers := &u.session.client.buffers
-	for u.size+len(d) > queueSize { // as in a network, the oldest go
-		u.size -= u.waiting[0].Size()
-		u.waiting[0].Clear(buffers)
-		u.shift()
+	for u.size+n > queueSize { // as in a network, the oldest go
+		u.drop()
 	}
-	last := len(u.waiting) - 1
-	if last < 0 || !u.waiting[last].Add(buffers, d) {
+	var d []byte
+	if last := len(u.waiting) - 1; last >= 0 {
+		d = u.waiting[last].Add(buffers, n)
+	}
+	if d == nil {
+		if len(u.waiting) == waitingMost {
+			u.drop()
+		}
 		u.waiting = append(u.waiting, wire.Gather{})
-		u.waiting[last+1].Add(buffers, d)
+		d = u.waiting[len(u.waiting)-1].Add(buffers, n)
 	}
-	u.size += len(d)
+	u.sealer.Seal(d, &u.nonce, t, x, y)
+	u.size += n
 	if len(u.waiting) == 1 {
 		u.wake.Signal()
 	}
 	return true
+}
+
+// drop loses the oldest; u is locked.
+func (u *udp) drop() {
+	u.size -= u.waiting[0].Size()
+	u.waiting[0].Clear(&u.session.client.buffers)
+	u.shift()
 }
 
 // shift takes the oldest out of the list; u is locked.
@@ -148,7 +166,7 @@ func (u *udp) close() {
 
 // read takes datagrams until the socket is closed.
 func (u *udp) read() {
-	in, scratch := make([]byte, wire.ReadSize), new(wire.Buffer)
+	in := make([]byte, wire.ReadSize)
 	for {
 		n, size, _, err := wire.ReadUDP(u.conn, in)
 		if err != nil {
@@ -157,25 +175,25 @@ func (u *udp) read() {
 			}
 			continue // an ICMP error of an earlier datagram
 		}
+		now := u.session.client.now() // once: on some machines it is not cheap
 		for b := in[:n]; len(b) > 0; {
 			d := b[:min(size, len(b))]
 			b = b[len(d):]
-			u.take(scratch, d)
+			u.take(d, now)
 		}
 	}
 }
 
-func (u *udp) take(scratch *wire.Buffer, d []byte) {
-	t, body, _, err := u.opener.Open(scratch, d)
+func (u *udp) take(d []byte, now int64) {
+	t, body, _, err := u.opener.Open(d)
 	if err != nil {
 		return
 	}
-	now := u.session.client.now()
 	switch t {
 	case wire.Recv:
 		if from, packet, err := wire.Packet(body); err == nil {
 			u.active.Store(now)
-			u.session.received(from, packet)
+			u.session.received(from, packet, now)
 		}
 	case wire.Pong:
 		u.ponged(len(d), body, now)
@@ -254,6 +272,10 @@ func (u *udp) settle() bool {
 // check asks again where it is time, and gives up sizes that are silent; tend
 // calls it.
 func (u *udp) check(now int64) {
+	if u.sealer.Spent() { // what is sent meanwhile goes by TLS
+		u.session.end(errors.New("the key of its datagrams is spent"))
+		return
+	}
 	p := u.session.client.cfg.Periods
 	every := int64(p.Ping)
 	busy := u.most.Load() > 0 && now-u.active.Load() < int64(4*p.Probe)

@@ -59,7 +59,7 @@ func (s *Server) serve(raw net.Conn, proven func()) error {
 	if err := raw.SetDeadline(time.Now().Add(s.cfg.Limits.Handshake)); err != nil {
 		return err
 	}
-	under := wire.NewConn(raw, &s.relay.queues)
+	under := wire.NewConn(raw, &s.relay.buffers)
 	c := tls.Server(under, s.tls())
 	if err := c.HandshakeContext(ctx); err != nil {
 		return fmt.Errorf("handshake: %w", err)

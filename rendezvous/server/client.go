@@ -116,7 +116,7 @@ func (r *relay) login(ctx context.Context, conn *tls.Conn, under *wire.Conn, in 
 	}
 	c := &client{
 		relay: r, conn: conn, under: under, slot: l.Slot, epoch: l.Epoch, key: by,
-		queue:   wire.NewQueue(r.server.cfg.Limits.Queue, 0, &r.queues),
+		queue:   wire.NewQueue(r.server.cfg.Limits.Queue, 0, &r.buffers),
 		bucket:  newBucket(r.server.cfg.Limits.Rate, time.Now()),
 		tokens:  map[[wire.TokenSize]byte]struct{}{},
 		checked: time.Now(),
@@ -139,17 +139,18 @@ func (r *relay) login(ctx context.Context, conn *tls.Conn, under *wire.Conn, in 
 
 // read takes frames until the connection ends.
 func (c *client) read(in *wire.Reader) error {
-	out := &outgoing{relay: c.relay}
+	out := newOutgoing(c.relay, 1)
 	for {
-		if !in.Buffered() { // once for each batch
+		waits := !in.Buffered() // once for each batch
+		if waits {
 			out.flush()
 		}
 		t, body, err := in.Next()
 		if err != nil {
 			return err
 		}
-		if !in.Buffered() {
-			c.last.Store(time.Now().UnixNano())
+		if waits {
+			c.last.Store(out.clock())
 		}
 		switch t {
 		case wire.Send:

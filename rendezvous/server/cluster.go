@@ -148,7 +148,7 @@ func (c *cluster) dial(a rendezvous.Address, purpose byte) error {
 		return net.ErrClosed
 	}
 	defer c.server.untrack(raw)
-	under := wire.NewConn(raw, &c.server.relay.queues)
+	under := wire.NewConn(raw, &c.server.relay.buffers)
 	conn := tls.Client(under, rendezvous.ClientTLS(a, rendezvous.ALPNCluster, c.server.cert))
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return err
@@ -206,7 +206,7 @@ func (c *cluster) run(conn *tls.Conn, under *wire.Conn, in *wire.Reader, purpose
 
 // runRelay passes packets on one connection until it ends.
 func (c *cluster) runRelay(conn *tls.Conn, under *wire.Conn, in *wire.Reader, pin string) error {
-	l := &clusterLink{pin: pin, queue: wire.NewQueue(clusterQueue, clusterControl, &c.server.relay.queues), slots: map[canon.Hash]struct{}{}}
+	l := &clusterLink{pin: pin, queue: wire.NewQueue(clusterQueue, clusterControl, &c.server.relay.buffers), slots: map[canon.Hash]struct{}{}}
 	c.mu.Lock()
 	for slot := range c.local {
 		l.queue.Control(wire.ClusterJoin, slot[:], nil, nil)
@@ -253,7 +253,7 @@ func every(d time.Duration, fn func()) (stop func()) {
 }
 
 func (c *cluster) readRelay(conn *tls.Conn, in *wire.Reader, l *clusterLink) error {
-	out := &outgoing{relay: c.server.relay}
+	out := newOutgoing(c.server.relay, receivers)
 	for {
 		if !in.Buffered() {
 			out.flush()

@@ -6,5 +6,8 @@
 //
 // A server is trusted with nothing but metadata, which package rendezvous
 // lists. It keeps nothing, gives each client bounded memory and a bounded rate,
-// and answers no datagram whose sender has not logged in over TLS.
+// and answers no datagram whose sender has not logged in over TLS. What is
+// passed on as datagrams takes memory only until the batch that it came with has
+// been read: 66 KiB for each of at most eight receivers of what came by UDP or
+// from another server, and 66 KiB for what came by one client's TLS.
 package server

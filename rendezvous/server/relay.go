@@ -24,8 +24,7 @@ type relay struct {
 	mu       sync.RWMutex
 	sessions map[[wire.SessionSize]byte]*client
 	tokens   map[[wire.TokenSize]byte]*client
-	buffers  sync.Pool // of *wire.Buffer
-	queues   wire.Buffers
+	buffers  wire.Buffers
 }
 
 type shard struct {
@@ -38,7 +37,6 @@ func newRelay(s *Server) *relay {
 		server:   s,
 		sessions: map[[wire.SessionSize]byte]*client{},
 		tokens:   map[[wire.TokenSize]byte]*client{},
-		buffers:  sync.Pool{New: func() any { return new(wire.Buffer) }},
 	}
 	for i := range r.table {
 		r.table[i].clients = map[canon.Hash]*client{}
@@ -194,6 +192,10 @@ func (r *relay) sweep() {
 		for _, c := range r.all() {
 			if now.Sub(c.heard()) > r.server.cfg.Limits.Idle {
 				c.end("it was silent")
+				continue
+			}
+			if c.sealer.Spent() {
+				c.end("the key of its datagrams is spent") // it will log in again
 				continue
 			}
 			if now.Sub(c.checked) < r.server.cfg.Limits.Recheck {

@@ -344,6 +344,10 @@ func TestNobodyIsAnsweredByUDP(t *testing.T) {
 	b := dial(t, s.URL()).as(w, node)
 	token := [16]byte{1, 2, 3}
 	b.send(wire.Watch, token[:])
+	b.send(wire.Send, node.Slot[:], []byte("back")) // when it is, the watch has been read
+	if ty, _ := b.next(); ty != wire.Recv {
+		t.Fatalf("frame %d", ty)
+	}
 	a, err := rendezvous.ParseURL(s.URL())
 	must(t, err)
 	c, err := net.Dial("udp", a.Host)

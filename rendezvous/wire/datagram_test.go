@@ -2,12 +2,17 @@ package wire
 
 import (
 	"bytes"
+	"crypto/tls"
 	"testing"
 )
 
 func pair(t testing.TB) (*Sealer, *Opener) {
 	t.Helper()
-	key := [32]byte{1, 2, 3}
+	return pairOf(t, Key{secret: [32]byte{1, 2, 3}})
+}
+
+func pairOf(t testing.TB, key Key) (*Sealer, *Opener) {
+	t.Helper()
 	s, err := NewSealer([8]byte{9, 8, 7}, key)
 	if err != nil {
 		t.Fatal(err)
@@ -22,15 +27,13 @@ func pair(t testing.TB) (*Sealer, *Opener) {
 // seal is a datagram as it travels.
 func seal(t testing.TB, s *Sealer, ty Type, body []byte) []byte {
 	t.Helper()
-	d := s.Seal(new(Buffer), ty, body[:len(body)/2], body[len(body)/2:], 0)
-	if d == nil {
-		t.Fatal("not sealed")
-	}
-	return bytes.Clone(d)
+	d := bytes.Repeat([]byte{0xff}, Overhead+len(body)) // memory that was used before
+	s.Seal(d, &Nonce{0xff}, ty, body[:len(body)/2], body[len(body)/2:])
+	return d
 }
 
 func open(o *Opener, d []byte) (Type, []byte, bool, error) {
-	ty, body, newest, err := o.Open(new(Buffer), bytes.Clone(d))
+	ty, body, newest, err := o.Open(bytes.Clone(d))
 	return ty, bytes.Clone(body), newest, err
 }
 
@@ -78,7 +81,7 @@ func TestEveryAlteredDatagramIsRefused(t *testing.T) {
 			t.Fatalf("cut to %d bytes: accepted", n)
 		}
 	}
-	other, err := NewOpener([32]byte{4})
+	other, err := NewOpener(Key{secret: [32]byte{4}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,30 +94,54 @@ func TestEveryAlteredDatagramIsRefused(t *testing.T) {
 	}
 }
 
-func TestDatagramsAreBounded(t *testing.T) {
-	s, _ := pair(t)
-	b := new(Buffer)
-	if s.Seal(b, Recv, make([]byte, 32), make([]byte, MaxPacket), 0) == nil {
-		t.Error("the largest packet does not fit")
+// suites are the ciphers that TLS may agree on.
+var suites = []uint16{tls.TLS_AES_128_GCM_SHA256, tls.TLS_AES_256_GCM_SHA384, tls.TLS_CHACHA20_POLY1305_SHA256}
+
+// TestAllCiphersKeepTheFormat, and none opens what another one sealed.
+func TestAllCiphersKeepTheFormat(t *testing.T) {
+	secret := [32]byte{1, 2, 3}
+	body := make([]byte, 10)
+	for i, suite := range suites {
+		s, o := pairOf(t, Key{secret, suite})
+		_, other := pairOf(t, Key{secret, suites[(i+1)%len(suites)]})
+		d := bytes.Repeat([]byte{0xff}, 110+Overhead)
+		s.Seal(d, new(Nonce), Ping, body, nil)
+		if _, _, _, err := open(other, d); err == nil {
+			t.Error("another cipher opens it")
+		}
+		if ty, got, _, err := open(o, d); err != nil || ty != Ping || !bytes.Equal(got, make([]byte, 110)) {
+			t.Errorf("%s: %d %x %v", tls.CipherSuiteName(suite), ty, got, err)
+		}
 	}
-	if s.Seal(b, Recv, make([]byte, 32), make([]byte, MaxPacket+1), 0) != nil || s.Seal(b, Recv, nil, nil, MaxDatagram) != nil || s.Seal(b, Recv, nil, nil, -1) != nil {
-		t.Error("more than the largest")
+}
+
+func TestKeyIsSpentAfterItsLastDatagram(t *testing.T) {
+	s, o := pair(t)
+	s.counter.Store(maxSealed - 1)
+	if s.Spent() {
+		t.Error("spent before")
 	}
-	if d := s.Seal(b, Ping, make([]byte, 10), nil, 100); len(d) != 110+Overhead {
-		t.Errorf("padded to %d", len(d))
+	if _, _, _, err := open(o, seal(t, s, Send, []byte("the last"))); err != nil {
+		t.Error(err)
+	}
+	if !s.Spent() {
+		t.Error("more than it may")
 	}
 }
 
 func TestDatagramsAllocateNothing(t *testing.T) {
-	s, o := pair(t)
-	b, slot, packet := new(Buffer), make([]byte, 32), make([]byte, 1452)
-	if n := testing.AllocsPerRun(100, func() {
-		d := s.Seal(b, Send, slot, packet, 0)
-		if _, _, _, err := o.Open(b, d); err != nil {
-			t.Fatal(err)
+	for _, suite := range suites {
+		s, o := pairOf(t, Key{suite: suite})
+		nonce, slot, packet := new(Nonce), make([]byte, 32), make([]byte, 1452)
+		d := make([]byte, PacketOverhead+len(packet))
+		if n := testing.AllocsPerRun(100, func() {
+			s.Seal(d, nonce, Send, slot, packet)
+			if _, _, _, err := o.Open(d); err != nil {
+				t.Fatal(err)
+			}
+		}); n != 0 {
+			t.Errorf("%s: %v allocations", tls.CipherSuiteName(suite), n)
 		}
-	}); n != 0 {
-		t.Errorf("%v allocations", n)
 	}
 }
 
@@ -127,7 +154,7 @@ func FuzzDatagram(f *testing.F) {
 		_, o := pair(t)
 		Session(d)
 		before := o.seen
-		ty, body, _, err := o.Open(new(Buffer), bytes.Clone(d))
+		ty, body, _, err := o.Open(bytes.Clone(d))
 		if err != nil && o.seen != before {
 			t.Fatal("a refused datagram moved the window")
 		}

@@ -28,11 +28,12 @@
 //
 // A datagram is a type (1 byte) and
 //
-//	1 sealed     session (8), counter (8), ChaCha20-Poly1305 of a frame's type
-//	             and body: send, recv, ping (token 8, size 2, padding), pong
-//	             (token, padding)
+//	1 sealed     session (8), counter (8), AEAD of a frame's type and body:
+//	             send, recv, ping (token 8, size 2, padding), pong (token,
+//	             padding)
 //	2 observe    token (16), in the clear, from any port
 //
 // The keys of sealed datagrams come from the TLS channel of the session; each
-// direction has its own, and the counter is the nonce.
+// direction has its own, and the counter is the nonce. The AEAD is the one that
+// TLS agreed on: AES-128-GCM, AES-256-GCM or ChaCha20-Poly1305.
 package wire

@@ -88,8 +88,16 @@ func (r *Reader) Next() (Type, []byte, error) {
 	return Type(frame[lengthSize]), frame[lengthSize+1:], nil
 }
 
-// Buffered tells whether bytes wait that were read already.
-func (r *Reader) Buffered() bool { return r.b.Buffered() > r.held }
+// Buffered tells whether the next frame was read already, so that Next does not
+// wait.
+func (r *Reader) Buffered() bool {
+	rest := r.b.Buffered() - r.held
+	if rest < lengthSize {
+		return false
+	}
+	b, _ := r.b.Peek(r.held + lengthSize) // it is buffered: can't fail
+	return rest >= lengthSize+int(binary.BigEndian.Uint16(b[r.held:]))
+}
 
 // Rest is what follows the last frame, for a protocol that goes on otherwise.
 // The Reader is not used after it.

@@ -114,3 +114,21 @@ func FuzzReader(f *testing.F) {
 		}
 	})
 }
+
+// TestReaderKnowsWhetherItWouldWait, so that its user sends what it gathered
+// before it waits for the rest of a frame.
+func TestReaderKnowsWhetherItWouldWait(t *testing.T) {
+	frame := Append(nil, Send, []byte("a packet"), nil, nil)
+	for rest := range len(frame) + 1 {
+		r := NewReader(bytes.NewReader(append(bytes.Clone(frame), frame[:rest]...)))
+		if r.Buffered() {
+			t.Error("before anything was read")
+		}
+		if _, _, err := r.Next(); err != nil {
+			t.Fatal(err)
+		}
+		if r.Buffered() != (rest == len(frame)) {
+			t.Errorf("%d of %d bytes of the next frame are there: buffered %v", rest, len(frame), r.Buffered())
+		}
+	}
+}

@@ -19,31 +19,49 @@ const (
 	ReadSize = 64 << 10
 )
 
-// Gather is datagrams to one receiver that leave in one system call: all of one
-// size, of which the last may be shorter (UDP_SEGMENT). Empty, it holds no memory.
+// gatherRuns is how many runs a Gather may have: where sizes alternate, each
+// datagram begins one.
+const gatherRuns = 32
+
+// Gather is datagrams to one receiver that leave together, in their order. Empty,
+// it holds no memory, else one chunk of Buffers.
 type Gather struct {
-	buf   []byte
-	size  int // of each but the last
-	count int
-	short bool // the last one is shorter: nothing may follow it
+	buf  []byte
+	runs [gatherRuns]run
+	used int // of runs
 }
 
-// Add appends a copy of d. False: it does not fit, write first.
-func (g *Gather) Add(buffers *Buffers, d []byte) bool {
-	if g.count > 0 && (g.short || len(d) > g.size || g.count == gatherCount || len(g.buf)+len(d) > gatherMost) {
-		return false
-	}
-	if g.count == 0 {
-		g.buf, g.size = buffers.get(), len(d)
-	}
-	g.short = len(d) < g.size
-	g.buf = append(g.buf, d...)
-	g.count++
-	return true
+// run is datagrams that the kernel takes at once: all of one size, of which the
+// last may be shorter (UDP_SEGMENT).
+type run struct{ size, bytes uint16 }
+
+// takes tells whether n more bytes may follow as a datagram.
+func (r run) takes(n int) bool {
+	size, bytes := int(r.size), int(r.bytes)
+	return n <= size && bytes%size == 0 && bytes/size < gatherCount
 }
 
-// Empty tells whether there is nothing to write.
-func (g *Gather) Empty() bool { return g.count == 0 }
+// Add makes room for one more datagram, of n bytes, and returns it for the caller
+// to fill. Nil: it does not fit, write first.
+func (g *Gather) Add(buffers *Buffers, n int) []byte {
+	at := len(g.buf)
+	if at+n > gatherMost {
+		return nil
+	}
+	if g.used == 0 || !g.runs[g.used-1].takes(n) {
+		if g.used == gatherRuns {
+			return nil
+		}
+		if g.used == 0 {
+			g.buf = buffers.get()
+		}
+		g.runs[g.used] = run{size: uint16(n)}
+		g.used++
+	}
+	g.runs[g.used-1].bytes += uint16(n)
+	g.buf = g.buf[:at+n]
+	return g.buf[at:]
+}
 
 // Size is the bytes that wait.
 func (g *Gather) Size() int { return len(g.buf) }
@@ -62,21 +80,30 @@ type Segmenter struct{ below atomic.Int64 } // 0: not known to be limited
 // clears it. What can't be sent is lost.
 func (g *Gather) Write(c *net.UDPConn, to netip.AddrPort, s *Segmenter, buffers *Buffers) {
 	defer g.Clear(buffers)
+	b := g.buf
+	for _, r := range g.runs[:g.used] {
+		r.write(c, b[:r.bytes], to, s)
+		b = b[r.bytes:]
+	}
+}
+
+// write sends b, which is the datagrams of a run.
+func (r run) write(c *net.UDPConn, b []byte, to netip.AddrPort, s *Segmenter) {
 	below := s.below.Load()
-	if g.count > 1 && (below == 0 || int64(g.size) < below) {
+	if r.bytes > r.size && (below == 0 || int64(r.size) < below) {
 		var control [24]byte // a cmsghdr and two bytes, aligned
 		binary.NativeEndian.PutUint64(control[:], unix.SizeofCmsghdr+2)
 		binary.NativeEndian.PutUint32(control[8:], unix.SOL_UDP)
 		binary.NativeEndian.PutUint32(control[12:], unix.UDP_SEGMENT)
-		binary.NativeEndian.PutUint16(control[16:], uint16(g.size))
-		_, _, err := c.WriteMsgUDPAddrPort(g.buf, control[:], to)
+		binary.NativeEndian.PutUint16(control[16:], r.size)
+		_, _, err := c.WriteMsgUDPAddrPort(b, control[:], to)
 		if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EIO) && !errors.Is(err, unix.EMSGSIZE) {
 			return
 		}
-		s.below.Store(int64(g.size))
+		s.below.Store(int64(r.size)) // nothing has left: one by one
 	}
-	for b := g.buf; len(b) > 0; {
-		n := min(g.size, len(b))
+	for len(b) > 0 {
+		n := min(int(r.size), len(b))
 		if to.IsValid() {
 			c.WriteToUDPAddrPort(b[:n], to) // lost, if it fails
 		} else {

@@ -36,20 +36,17 @@ func TestGatheredDatagramsArriveAsTheyAre(t *testing.T) {
 			defer out.Close()
 			var g Gather
 			var want [][]byte
-			for i, size := range []int{1000, 1000, 1000, 999} {
+			for i, size := range []int{1000, 1000, 1000, 999, 999, 100, 1452, 1452, 100, 1452} {
 				d := bytes.Repeat([]byte{byte(i + 1)}, size)
-				if !g.Add(buffers, d) {
+				if copy(g.Add(buffers, size), d) != size {
 					t.Fatalf("datagram %d does not fit", i)
 				}
 				want = append(want, d)
 			}
-			if g.Add(buffers, make([]byte, 999)) {
-				t.Error("something follows a shorter one")
-			}
 			var s Segmenter
 			s.below.Store(below)
 			g.Write(out, to, &s, buffers)
-			if !g.Empty() || g.buf != nil {
+			if g.Size() != 0 || g.buf != nil {
 				t.Error("it still holds memory")
 			}
 			if s.below.Load() != below {
@@ -85,15 +82,21 @@ func TestGatherIsBounded(t *testing.T) {
 	for _, size := range []int{1, 100, 1452, MaxDatagram} {
 		var g Gather
 		n := 0
-		for g.Add(buffers, make([]byte, size)) {
+		for g.Add(buffers, size) != nil {
 			n++
 		}
-		if n > gatherCount || g.Size() > gatherMost || n < min(gatherCount, gatherMost/size) {
+		if n > gatherCount*gatherRuns || g.Size() > gatherMost || n < min(gatherCount*gatherRuns, gatherMost/size) {
 			t.Errorf("%d datagrams of %d bytes", n, size)
 		}
-		if g.Add(buffers, make([]byte, size+1)) {
-			t.Error("a larger one follows")
+	}
+	var g Gather
+	for i := range gatherRuns {
+		if len(g.Add(buffers, 100+i)) != 100+i {
+			t.Fatalf("%d sizes do not fit", i+1)
 		}
+	}
+	if g.Add(buffers, 1000) != nil {
+		t.Error("one size more fits")
 	}
 }
 
@@ -112,4 +115,49 @@ func FuzzSegment(f *testing.F) {
 			t.Fatal(n)
 		}
 	})
+}
+
+// TestNothingIsLostWhereTheKernelDoesNotSegment: it refuses once, and what it
+// refused goes one by one.
+func TestNothingIsLostWhereTheKernelDoesNotSegment(t *testing.T) {
+	in, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	out, err := net.DialUDP("udp4", nil, in.LocalAddr().(*net.UDPAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	raw, err := out.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Without checksums the kernel segments nothing, as with a card that can't
+	// make them.
+	if e := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_NO_CHECK, 1) }); e != nil || err != nil {
+		t.Fatal(e, err)
+	}
+	var buffers Buffers
+	var s Segmenter
+	for round := range 2 {
+		var g Gather
+		for i := range 5 {
+			g.Add(&buffers, 200)[0] = byte(10*round + i)
+		}
+		g.Write(out, netip.AddrPort{}, &s, &buffers)
+		if s.below.Load() != 200 {
+			t.Fatalf("round %d: sizes below %d are segmented, though the kernel refuses 200", round, s.below.Load())
+		}
+		b := make([]byte, 1000)
+		if err := in.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 5 {
+			if n, err := in.Read(b); err != nil || n != 200 || b[0] != byte(10*round+i) {
+				t.Fatalf("round %d, datagram %d: %d bytes of %d, %v", round, i, n, b[0], err)
+			}
+		}
+	}
 }

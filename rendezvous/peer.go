@@ -254,10 +254,12 @@ func (p *peer) check(c *Client, now int64) bool {
 			w.asked = 0
 			w.heard.Store(0)
 		}
-		last, sent := w.last, w.sent.Load() != w.atProbe
+		last, sent := w.last, w.sent.Load()-w.atProbe
 		p.mu.Unlock()
 		wait := int64(per.Present) / 4 // others are asked now and then, to be known when needed
-		if i == route && sent && busy {
+		// The way in use is asked when what was sent has brought nothing back yet, or
+		// is enough to judge loss by: a peer that answers by itself is not asked.
+		if i == route && busy && (sent >= lossFrom || sent > 0 && w.heard.Load() < at) {
 			wait = int64(per.Probe)
 		}
 		if now-last >= wait {

@@ -87,7 +87,7 @@ func routed(w *netnode.World, servers, size int) []*netnode.Node {
 	var urls []string
 	for i := range servers {
 		h, a := host(i)
-		s := netnode.StartServer(w.TB, h, netnode.ServerConfig{Listen: netip.AddrPortFrom(a, 443).String(), CertDir: w.Dir()})
+		s := netnode.StartServer(w.TB, h, netnode.ServerConfig{Listen: netip.AddrPortFrom(a, 443).String(), CertDir: w.Dir(), First: true})
 		w.Servers = append(w.Servers, s)
 		urls = append(urls, s.URL)
 	}

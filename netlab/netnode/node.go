@@ -298,7 +298,7 @@ func (n *nodeProcess) await(ctx context.Context, a awaitArgs) ([]time.Time, erro
 		select {
 		case <-ctx.Done():
 			return nil, fmt.Errorf("%d of %d peers have shaken hands, the others: %v", len(at), a.Peers, missing)
-		case <-time.After(500 * time.Millisecond): // asking costs, and the times are in the answer
+		case <-time.After(time.Second): // asking costs, and the times are in the answer
 		}
 	}
 }

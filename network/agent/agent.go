@@ -221,7 +221,7 @@ const (
 	idle = time.Minute
 	// stepPause is between two steps: each looks at all peers, and in a large
 	// network that converges there would be a step for each packet.
-	stepPause = 10 * time.Millisecond
+	stepPause = 25 * time.Millisecond
 )
 
 // step does what is due in all networks and returns when it wants to be called

@@ -50,6 +50,7 @@ var measures = []struct {
 	{"first", (*bench).first},
 	{"direct", (*bench).direct},
 	{"roaming", (*bench).roaming},
+	{"reboot", (*bench).reboot},
 	{"loss", (*bench).loss},
 }
 

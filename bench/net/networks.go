@@ -256,6 +256,41 @@ func (b *bench) roaming() error {
 	return nil
 }
 
+// reboot measures from the start of a node that lost everything, on a link that is
+// up, until it has shaken hands with all others, who did not know that it was
+// gone. The node begins exchanges with some of them and waits for the rest.
+func (b *bench) reboot() error {
+	const others = 10
+	var all []time.Duration
+	err := lab(2, func(w *netnode.World) {
+		ns := nodes(w, count(others+1))
+		t := netnode.Mesh("reboot", count(others+1)...)
+		routers(ns, t)
+		began := ensure(ns, t)
+		if _, err := await(ns, t.ID, others, began); err != nil {
+			w.TB.Fatalf("%v", err)
+		}
+		for i := range b.times {
+			at := i % len(ns)
+			ns[at].Kill()
+			began = time.Now()
+			ns[at] = w.Node(at, ns[at].Host)
+			ns[at].Router(t)
+			ns[at].Ensure(t)
+			times, err := await(ns[at:at+1], t.ID, others, began)
+			if err != nil {
+				w.TB.Fatalf("%v", err)
+			}
+			all = append(all, times[len(times)-1])
+		}
+	})
+	if err != nil {
+		return err
+	}
+	b.addTimes(fmt.Sprintf("a node that lost everything has its network back, with %d peers", others), all, 5*time.Second)
+	return nil
+}
+
 // loss measures how long nothing passes when the relay in use dies, by which
 // alone the nodes are connected: killed, or hanging.
 func (b *bench) loss() error {

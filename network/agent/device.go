@@ -23,7 +23,7 @@ const (
 	maxObserved   = 4                // outside addresses that are told
 	observedLife  = 10 * time.Minute // of an outside address that is not seen again
 	observePause  = 500 * time.Millisecond
-	observeRetry  = 30 * time.Second // longest, while no server has answered
+	observeRetry  = 30 * time.Second       // longest, while no server has answered
 	statsAwaiting = 100 * time.Millisecond // or 10 ms for each peer: reading costs
 	statsDirect   = time.Second
 	statsIdle     = 5 * time.Second
@@ -338,7 +338,7 @@ func (d *device) step(ctx context.Context, now time.Time) time.Time {
 	}
 	if len(d.links) > 0 {
 		if !now.Before(d.statsAt) {
-			d.readStats(now)
+			d.readStats(ctx, now)
 		}
 		sooner(d.statsAt)
 	}
@@ -357,7 +357,7 @@ func (d *device) step(ctx context.Context, now time.Time) time.Time {
 }
 
 // readStats takes over what the device knows of its peers.
-func (d *device) readStats(now time.Time) {
+func (d *device) readStats(ctx context.Context, now time.Time) {
 	d.statsAt = now.Add(statsIdle)
 	if d != d.tenant.newest() {
 		// It is closed soon after it is silent.
@@ -365,7 +365,7 @@ func (d *device) readStats(now time.Time) {
 	}
 	stats, err := d.wg.Stats()
 	if err != nil {
-		d.tenant.agent.log.Debug("read a WireGuard device", "network", d.tenant.name, "error", err)
+		d.tenant.replace(ctx, d, err)
 		return
 	}
 	by := make(map[wireguard.Key]*wireguard.PeerStats, len(stats))

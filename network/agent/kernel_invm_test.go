@@ -54,6 +54,8 @@ func TestKernelRestartKeepsSessions(t *testing.T) {
 	}
 }
 
+func TestKernelDeletedDeviceIsMadeAgain(t *testing.T) { deleted(t, wireguard.Kernel) }
+
 func TestKernelAndUserspaceMeet(t *testing.T) {
 	l := newLab(t)
 	a := l.nodeWith(wireguard.Kernel, 1, l.Host("a", l.internet), agent.Periods{})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/linux/firewall"
+	"github.com/zero-os/zos/linux/netns"
 	"github.com/zero-os/zos/netlab"
 	"github.com/zero-os/zos/network"
 	"github.com/zero-os/zos/network/agent"
@@ -249,6 +250,14 @@ func (n *labNode) peer(o *labNode) agent.PeerStatus {
 		}
 	}
 	return agent.PeerStatus{}
+}
+
+// routes tells whether the router knows a way to the other's addresses.
+func (n *labNode) routes(o *labNode) bool {
+	return netns.Do(n.router.Fd(), func() error {
+		_, err := netlink.RouteGet(o.addr().AsSlice())
+		return err
+	}) == nil
 }
 
 // until waits for ok; the deadline is far beyond what it takes anywhere.
@@ -502,6 +511,38 @@ func rotate(t *testing.T, engine wireguard.Engine, changes int, p agent.Periods)
 	}
 	if !two {
 		t.Error("the devices of two epochs never stood side by side")
+	}
+}
+
+func TestDeletedDeviceIsMadeAgain(t *testing.T) { deleted(t, wireguard.Userspace) }
+
+func deleted(t *testing.T, engine wireguard.Engine) {
+	l := newLab(t)
+	a, b := l.nodeWith(engine, 1, l.Host("a", l.internet), agent.Periods{}), l.nodeWith(engine, 2, l.Host("b", l.internet), agent.Periods{})
+	l.ensure(a, b)
+	shaken := func() bool { return !a.peer(b).Handshake.IsZero() && !b.peer(a).Handshake.IsZero() }
+	l.until("handshake", shaken)
+	for _, n := range []*labNode{a, b} {
+		before, _ := n.agent.Status(labNet)
+		d := before.Devices[0]
+		l.must(netns.Do(n.router.Fd(), func() error {
+			link, err := netlink.LinkByName(d.Name)
+			if err != nil {
+				return err
+			}
+			return netlink.LinkDel(link)
+		}))
+		l.until("another device", func() bool {
+			now, _ := n.agent.Status(labNet)
+			return len(now.Devices) == 1 && now.Devices[0].PublicKey != d.PublicKey
+		})
+		l.until("handshake with the new device", shaken)
+		l.until("a route by it", func() bool {
+			return a.routes(b) && b.routes(a)
+		})
+		s := l.stream(a, b, 10*time.Millisecond)
+		s.arrives(l)
+		s.end()
 	}
 }
 

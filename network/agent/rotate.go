@@ -11,7 +11,7 @@ import (
 // t.mu is held.
 func (t *tenant) rotate(ctx context.Context, now time.Time) time.Time {
 	next := now.Add(idle)
-	if t.rotating || len(t.devices) == 0 {
+	if t.rotating || t.router == nil {
 		return next
 	}
 	epoch := t.epochs.at(now)
@@ -19,12 +19,12 @@ func (t *tenant) rotate(ctx context.Context, now time.Time) time.Time {
 		epoch = t.wanted
 	}
 	newest := t.newest()
-	if newest.epoch < epoch {
+	if newest == nil || newest.epoch < epoch {
 		if now.Before(t.retryAt) {
 			return t.retryAt
 		}
 		// A device of two epochs ago has the new one's name.
-		old := slices.Clone(t.devices[:len(t.devices)-1])
+		old := slices.Clone(t.devices[:max(len(t.devices)-1, 0)])
 		t.rotating = true
 		t.agent.work.Go(func() { t.turn(ctx, epoch, old) })
 		return next
@@ -67,8 +67,24 @@ func (t *tenant) rotate(ctx context.Context, now time.Time) time.Time {
 	return next
 }
 
+// replace makes a device anew that ceased to answer: somebody deleted it. t.mu is
+// held.
+func (t *tenant) replace(ctx context.Context, d *device, err error) {
+	if t.rotating {
+		return
+	}
+	t.agent.log.Warn("a WireGuard device was lost, it is made again", "network", t.name, "interface", d.wg.Name(), "error", err)
+	epoch := uint64(0)
+	if d == t.newest() {
+		epoch = d.epoch
+	}
+	t.rotating = true
+	t.agent.work.Go(func() { t.turn(ctx, epoch, []*device{d}) })
+}
+
 // turn closes devices whose epoch is over, and makes that of a new one unless
-// epoch is 0. It runs in a goroutine of its own: both take time.
+// epoch is 0 or Ensure has made it. It runs in a goroutine of its own: both take
+// time.
 func (t *tenant) turn(ctx context.Context, epoch uint64, old []*device) {
 	t.ensure.Lock()
 	defer t.ensure.Unlock()
@@ -82,7 +98,10 @@ func (t *tenant) turn(ctx context.Context, epoch uint64, old []*device) {
 		return
 	}
 	t.retire(old)
-	if epoch == 0 {
+	t.mu.Lock()
+	newest := t.newest()
+	t.mu.Unlock()
+	if epoch == 0 || newest != nil && newest.epoch >= epoch {
 		return
 	}
 	if err := t.create(ctx, epoch); err != nil {

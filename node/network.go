@@ -33,9 +33,12 @@ type networks struct {
 
 	mu    sync.Mutex
 	agent *agent.Agent
-	links func() []rendezvous.Link
+	relay linkTo
 	stand map[canon.Hash]standing
 }
+
+// linkTo finds the link to a relay by which packets to a slot go.
+type linkTo = func(slot canon.Hash) (rendezvous.Link, bool)
 
 // standing is a network that exists on this node.
 type standing struct {
@@ -86,28 +89,34 @@ func (n *networks) Remove(ctx context.Context, id canon.Hash) error {
 	return a.Remove(ctx, id)
 }
 
-// state tells how a network is, and how a packet for the relay would travel now.
-// It is empty while nobody works on networks.
-func (n *networks) state(id canon.Hash) (s agent.Status, relay string) {
+// state tells how a network is; it is empty while nobody works on networks.
+func (n *networks) state(id canon.Hash) agent.Status {
 	n.mu.Lock()
-	a, links := n.agent, n.links
+	a := n.agent
 	n.mu.Unlock()
 	if a == nil {
-		return agent.Status{}, ""
+		return agent.Status{}
 	}
-	s, _ = a.Status(id)
-	relay = "relay: no rendezvous is connected"
-	for _, l := range links() {
-		if !l.Up {
-			continue
-		}
-		host := l.URL
-		if at, err := rendezvous.ParseURL(l.URL); err == nil {
-			host = at.Host
-		}
-		return s, "relay via " + host
+	s, _ := a.Status(id)
+	return s
+}
+
+// relayTo tells by which relay packets to a slot travel now.
+func (n *networks) relayTo(slot canon.Hash) string {
+	n.mu.Lock()
+	relay := n.relay
+	n.mu.Unlock()
+	if relay == nil {
+		return ""
 	}
-	return s, relay
+	l, ok := relay(slot)
+	if !ok {
+		return "relay: no rendezvous is connected"
+	}
+	if at, err := rendezvous.ParseURL(l.URL); err == nil {
+		return "relay via " + at.Host
+	}
+	return "relay via " + l.URL
 }
 
 // knows tells whether any network of this node has the slot in it: nobody else
@@ -127,11 +136,11 @@ func (n *networks) knows(slot canon.Hash) bool {
 
 // use makes a the agent of all networks, nil: none. It tells whether each was
 // taken; if not, it is to be called again.
-func (n *networks) use(ctx context.Context, a *agent.Agent, links func() []rendezvous.Link) bool {
+func (n *networks) use(ctx context.Context, a *agent.Agent, relay linkTo) bool {
 	n.order.Lock()
 	defer n.order.Unlock()
 	n.mu.Lock()
-	n.agent, n.links = a, links
+	n.agent, n.relay = a, relay
 	all, taken := make([]standing, 0, len(n.stand)), true
 	for _, s := range n.stand {
 		fd, err := unix.FcntlInt(uintptr(s.netns), unix.F_DUPFD_CLOEXEC, 0)
@@ -157,9 +166,9 @@ func (n *networks) use(ctx context.Context, a *agent.Agent, links func() []rende
 
 // useUntil is use until ctx ends, then there is no agent. What the agent did not
 // take it is offered again: nobody else would, since its router stands.
-func (n *networks) useUntil(ctx context.Context, a *agent.Agent, links func() []rendezvous.Link) {
+func (n *networks) useUntil(ctx context.Context, a *agent.Agent, relay linkTo) {
 	defer n.use(ctx, nil, nil)
-	for wait := time.Second; !n.use(ctx, a, links); wait = min(2*wait, time.Minute) {
+	for wait := time.Second; !n.use(ctx, a, relay); wait = min(2*wait, time.Minute) {
 		select {
 		case <-ctx.Done():
 			return
@@ -248,7 +257,7 @@ func (n *Node) talk(ctx context.Context, epoch uint64) error {
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	defer cancel()
-	parts.Go(func() { n.networks.useUntil(ctx, a, relay.Links) })
+	parts.Go(func() { n.networks.useUntil(ctx, a, relay.LinkTo) })
 	ended := make(chan error, 2)
 	parts.Go(func() { ended <- peers.Run(ctx) })
 	parts.Go(func() { ended <- a.Run(ctx) })
@@ -333,7 +342,7 @@ func (n *Node) oneNetwork(ctx context.Context, d workload.Desired, name string, 
 			}
 		}
 	}
-	s, relay := n.networks.state(out.ID)
+	s := n.networks.state(out.ID)
 	for _, k := range s.Devices {
 		out.Keys = append(out.Keys, protocol.NetworkKey{Device: k.Name, Engine: k.Engine.String(), Epoch: k.KeyEpoch, PublicKey: k.PublicKey[:],
 			Age: uint64(max(0, now.Sub(k.Since)) / time.Second), Port: uint64(k.Port)})
@@ -350,7 +359,7 @@ func (n *Node) oneNetwork(ctx context.Context, d workload.Desired, name string, 
 		case agent.PathDirect:
 			peer.Path = "direct " + p.Address.String()
 		case agent.PathRelay:
-			peer.Path = relay
+			peer.Path = n.networks.relayTo(p.Slot)
 		}
 		out.Peers = append(out.Peers, peer)
 	}

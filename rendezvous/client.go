@@ -260,6 +260,27 @@ func (c *Client) Links() []Link {
 	return out
 }
 
+// LinkTo is the link by which packets to a slot go now; false: none is up. A slot
+// that was not heard yet is sent to over all of them, of which this is one.
+func (c *Client) LinkTo(slot canon.Hash) (Link, bool) {
+	c.mu.RLock()
+	p := c.peers[slot]
+	c.mu.RUnlock()
+	if p != nil {
+		if i := p.route.Load(); i >= 0 {
+			if l := c.links[i].state(); l.Up {
+				return l, true
+			}
+		}
+	}
+	for _, l := range c.Links() {
+		if l.Up {
+			return l, true
+		}
+	}
+	return Link{}, false
+}
+
 // Poke says that the network changed: links whose own address is gone are dialed
 // again at once, others are tested at once, and pauses between dials end.
 func (c *Client) Poke() {

@@ -98,6 +98,9 @@ func TestLossOfOneServerIsSurvived(t *testing.T) {
 				})
 				t.Logf("the longest gap was %s, at a tenth of the real periods", gap)
 				rendezvoustest.Until(t, "the link is found dead", func() bool { return !a.Links()[i].Up && !b.Links()[i].Up })
+				if l, ok := a.LinkTo(b.Slot); !ok || l.URL != a.Links()[1-i].URL {
+					t.Errorf("packets go by %+v, %v", l, ok)
+				}
 				if a.Links()[i].Error == "" {
 					t.Error("the link does not say why it is down")
 				}

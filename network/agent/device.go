@@ -206,7 +206,7 @@ func (d *device) enter() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.agent.cfg.Now()
-	d.since = now
+	d.since, t.begun = now, true
 	t.devices = append(t.devices, d)
 	slices.SortFunc(t.devices, func(a, b *device) int { return int(a.epoch) - int(b.epoch) })
 	for slot := range t.peers {

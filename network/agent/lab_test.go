@@ -436,6 +436,25 @@ func TestNeighboursTalkOverTheirLAN(t *testing.T) {
 	})
 }
 
+// A way that swallows large packets without a word is not taken for a path.
+func TestPathThatSwallowsLargePacketsIsNotTaken(t *testing.T) {
+	l := newLab(t)
+	a, b := l.node(1, l.Host("a", l.internet), agent.Periods{}), l.node(2, l.Host("b", l.internet), agent.Periods{})
+	a.host.NIC(0).Shape(netlab.Shape{MTU: 1330}, netlab.Shape{})
+	l.ensure(a, b)
+	s := l.stream(a, b, 20*time.Millisecond)
+	s.arrives(l)
+	sent := s.sent.Load()
+	l.until("seconds of datagrams", func() bool { return s.sent.Load() >= sent+250 })
+	if !on(agent.PathRelay, a, b)() {
+		t.Errorf("paths %+v and %+v", a.peer(b), b.peer(a))
+	}
+	a.host.NIC(0).Shape(netlab.Shape{MTU: 1400}, netlab.Shape{})
+	l.until("direct", on(agent.PathDirect, a, b))
+	s.arrives(l)
+	s.end()
+}
+
 // The direct path is cut and comes back: the stream goes on, by the relay and
 // then directly again.
 func TestCutPathFallsBackAndReturns(t *testing.T) {

@@ -398,7 +398,7 @@ func (l *link) heard(now time.Time, e event) {
 	var out []path.Effect
 	switch e.msg.Type {
 	case path.TypePing:
-		out = l.machine.Ping(now, e.from, e.msg.ID)
+		out = l.machine.Ping(now, e.from, e.msg.ID, e.msg.Full)
 	case path.TypePong:
 		out = l.machine.Pong(now, e.from, e.msg.ID)
 	case path.TypeTell:
@@ -415,9 +415,9 @@ func (l *link) do(now time.Time, effects []path.Effect) {
 	for _, e := range effects {
 		switch e.Op {
 		case path.OpPing:
-			l.probe(e.Addr, path.Message{Type: path.TypePing, ID: e.ID})
+			l.probe(e.Addr, path.Message{Type: path.TypePing, ID: e.ID, Full: e.Full})
 		case path.OpPong:
-			l.probe(e.Addr, path.Message{Type: path.TypePong, ID: e.ID})
+			l.probe(e.Addr, path.Message{Type: path.TypePong, ID: e.ID, Full: e.Full})
 		case path.OpPath:
 			l.setPath(now, e.Addr)
 			a.log.Info("path of a peer", "network", d.tenant.name, "peer", l.slot.Short(), "direct", e.Addr.IsValid(), "address", e.Addr)

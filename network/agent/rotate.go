@@ -11,7 +11,7 @@ import (
 // t.mu is held.
 func (t *tenant) rotate(ctx context.Context, now time.Time) time.Time {
 	next := now.Add(idle)
-	if t.rotating || t.router == nil {
+	if t.rotating || !t.begun {
 		return next
 	}
 	epoch := t.epochs.at(now)

@@ -33,6 +33,7 @@ type tenant struct {
 	routes   map[route]string // as they are in the kernel
 	gone     bool
 	wanted   uint64    // an epoch that another node has begun already
+	begun    bool      // it has had a device: one that is missing is made again
 	rotating bool      // a goroutine makes or closes a device
 	retryAt  time.Time // after a device could not be made
 	movedAt  time.Time // when all peers were on the newest device here; zero: not yet

@@ -21,7 +21,7 @@ const envelopeSize = len(KeyID{}) + 8
 const Overhead = envelopeSize + chacha20poly1305.Overhead
 
 // MaxSealed is the longest sealed message, bytes.
-const MaxSealed = Overhead + 1 + tellSize + MaxCandidates*candidateSize
+const MaxSealed = Overhead + max(1+tellSize+MaxCandidates*candidateSize, fullPingSize)
 
 // Channel seals and opens the messages of a pair, with the keys of one exchange.
 // Each sealed message opens once, at the other side only. It may be used by

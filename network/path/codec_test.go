@@ -22,12 +22,15 @@ func sampleTell() Tell {
 
 func TestMessagesComeBackEqual(t *testing.T) {
 	a, b := pairOfChannels()
-	for _, m := range []Message{{Type: TypePing, ID: 5}, {Type: TypePong, ID: ^uint64(0)}, {Type: TypeTell, Tell: sampleTell()}, {Type: TypeTell, Tell: Tell{Relay: true}}} {
+	for _, m := range []Message{{Type: TypePing, ID: 5}, {Type: TypePong, ID: ^uint64(0)}, {Type: TypePing, ID: 6, Full: true}, {Type: TypePong, ID: 7, Full: true}, {Type: TypeTell, Tell: sampleTell()}, {Type: TypeTell, Tell: Tell{Relay: true}}} {
 		sealed := a.Seal(nil, m)
 		got, err := b.Open(sealed)
-		if err != nil || got.Type != m.Type || got.ID != m.ID || got.Tell.Number != m.Tell.Number || got.Tell.Relay != m.Tell.Relay ||
+		if err != nil || got.Type != m.Type || got.ID != m.ID || got.Full != m.Full || got.Tell.Number != m.Tell.Number || got.Tell.Relay != m.Tell.Relay ||
 			got.Tell.Punch != m.Tell.Punch || !slices.Equal(got.Tell.Candidates, m.Tell.Candidates) {
 			t.Errorf("got %+v, %v; want %+v", got, err, m)
+		}
+		if m.Full && len(sealed)+8 != 1312 {
+			t.Errorf("a full ping is %d bytes with its mark, want 1312", len(sealed)+8)
 		}
 		if len(sealed) > MaxSealed {
 			t.Errorf("%d bytes, MaxSealed is %d", len(sealed), MaxSealed)

@@ -21,6 +21,7 @@ type Effect struct {
 	Op    Op
 	Addr  netip.AddrPort
 	ID    uint64
+	Full  bool // the ping is as large as packets get
 	Relay bool
 	Punch bool
 }
@@ -70,9 +71,10 @@ type target struct {
 }
 
 type pending struct {
-	id uint64
-	to netip.AddrPort
-	at time.Time
+	id   uint64
+	to   netip.AddrPort
+	at   time.Time
+	full bool
 }
 
 // Machine chooses the path to one peer by one device. It is for one goroutine;
@@ -157,7 +159,7 @@ func (m *Machine) Tick(now time.Time) []Effect {
 		if m.lost >= maxLost {
 			m.fall(now)
 		} else {
-			m.ping(now, m.current)
+			m.ping(now, m.current, true)
 			m.lost++
 			m.nextKeep = now.Add(m.rto())
 		}
@@ -231,11 +233,11 @@ func (m *Machine) take(t Tell) (fresh bool) {
 }
 
 // Ping takes an authentic ping of the peer that came from an address.
-func (m *Machine) Ping(now time.Time, from netip.AddrPort, id uint64) []Effect {
+func (m *Machine) Ping(now time.Time, from netip.AddrPort, id uint64, full bool) []Effect {
 	if !Usable(from) {
 		return m.done()
 	}
-	m.emit(Effect{Op: OpPong, Addr: from, ID: id})
+	m.emit(Effect{Op: OpPong, Addr: from, ID: id, Full: full})
 	g := m.find(from)
 	if g == nil {
 		g = m.learn(from)
@@ -245,7 +247,7 @@ func (m *Machine) Ping(now time.Time, from netip.AddrPort, id uint64) []Effect {
 	}
 	// What let this ping in may let ours out: ask at once, not in the next round.
 	if (m.current == nil || g.kind.rank() < m.current.kind.rank()) && now.Sub(g.pinged) >= burstStep/2 {
-		m.ping(now, g)
+		m.ping(now, g, false)
 	}
 	return m.done()
 }
@@ -262,14 +264,16 @@ func (m *Machine) Pong(now time.Time, from netip.AddrPort, id uint64) []Effect {
 		}
 		m.pending = append(m.pending[:i], m.pending[i+1:]...)
 		if g := m.find(from); g != nil {
-			m.answered(now, g, max(now.Sub(p.at), 1))
+			m.answered(now, g, max(now.Sub(p.at), 1), p.full)
 		}
 		break
 	}
 	return m.done()
 }
 
-func (m *Machine) answered(now time.Time, g *target, rtt time.Duration) {
+// answered takes a target's answer. It becomes the path when it has answered a
+// full ping, which only those get that answered a small one.
+func (m *Machine) answered(now time.Time, g *target, rtt time.Duration, full bool) {
 	if g.rtt == 0 {
 		g.rtt = rtt
 	} else {
@@ -287,6 +291,8 @@ func (m *Machine) answered(now time.Time, g *target, rtt time.Duration) {
 		if m.current == nil && g.hold.Before(m.nextBurst) {
 			m.nextBurst = g.hold
 		}
+	case m.better(g) && !full:
+		m.ping(now, g, true)
 	case m.better(g):
 		m.current, m.since = g, now
 		m.lost, m.lastPong, m.attempt = 0, now, 0
@@ -419,7 +425,7 @@ func (m *Machine) round(now time.Time) {
 	}
 	for _, g := range m.targets {
 		if g != m.current && (m.all || m.current == nil || g.kind.rank() < m.current.kind.rank()) {
-			m.ping(now, g)
+			m.ping(now, g, false)
 		}
 	}
 	m.nextRound = now.Add(m.step)
@@ -431,14 +437,14 @@ func (m *Machine) round(now time.Time) {
 	}
 }
 
-func (m *Machine) ping(now time.Time, g *target) {
+func (m *Machine) ping(now time.Time, g *target, full bool) {
 	m.nextID++
 	if len(m.pending) == maxPending {
 		m.pending = m.pending[1:]
 	}
-	m.pending = append(m.pending, pending{id: m.nextID, to: g.addr, at: now})
+	m.pending = append(m.pending, pending{m.nextID, g.addr, now, full})
 	g.pinged = now
-	m.emit(Effect{Op: OpPing, Addr: g.addr, ID: m.nextID})
+	m.emit(Effect{Op: OpPing, Addr: g.addr, ID: m.nextID, Full: full})
 }
 
 func (m *Machine) rto() time.Duration { return min(max(3*m.current.rtt, minRTO), maxRTO) }

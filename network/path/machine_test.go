@@ -90,6 +90,22 @@ func TestOneSideCutBringsBothToTheRelay(t *testing.T) {
 	}
 }
 
+// A path that swallows large packets, be it in one direction, is not taken, and one
+// that begins to is left.
+func TestPathThatSwallowsLargePacketsIsNotTaken(t *testing.T) {
+	w := newWorld(t, &nat{}, &nat{})
+	w.hole = true
+	w.meet()
+	w.run(time.Minute)
+	if !w.relay() || w.a.paths != nil || w.b.paths != nil {
+		t.Errorf("took %v and %v", w.a.paths, w.b.paths)
+	}
+	w.hole = false
+	w.until("direct", 3*time.Minute, w.direct)
+	w.hole = true
+	w.until("relay", 10*time.Second, func() bool { w.a.m.Traffic(w.now); return w.relay() })
+}
+
 func TestRestingPathIsKeptOpen(t *testing.T) {
 	w := newWorld(t, &nat{}, &nat{})
 	w.meet()
@@ -174,6 +190,7 @@ func TestLocalPathIsPreferred(t *testing.T) {
 		t.Fatal("the new address is not tried")
 	}
 	w.a.do(m.Pong(w.now, lanB, id))
+	w.a.do(m.Pong(w.now, lanB, m.nextID)) // of the full ping that this caused
 	if w.a.path != lanB {
 		t.Errorf("on %v, want %v; own %v", w.a.path, lanB, lanA)
 	}
@@ -198,8 +215,12 @@ func TestAnswersFromElsewhereDoNotCount(t *testing.T) {
 			t.Errorf("pong %s: %v", name, out)
 		}
 	}
-	if out := m.Pong(now, good, id); len(out) != 1 || out[0].Addr != good || out[0].Op != OpPath {
+	out := m.Pong(now, good, id)
+	if len(out) != 1 || out[0].Addr != good || out[0].Op != OpPing || !out[0].Full {
 		t.Errorf("the true pong: %v", out)
+	}
+	if out := m.Pong(now, good, out[0].ID); len(out) != 1 || out[0].Addr != good || out[0].Op != OpPath {
+		t.Errorf("the pong of the full ping: %v", out)
 	}
 	if out := m.Pong(now, good, id); len(out) != 0 {
 		t.Errorf("a pong twice: %v", out)
@@ -244,6 +265,7 @@ func TestMachineKeepsItsRules(t *testing.T) {
 		now := time.Unix(1_800_000_000, 0)
 		m := NewMachine(Timing{})
 		asked := map[uint64]netip.AddrPort{} // pings since the last return to the relay by moving
+		full := map[uint64]bool{}
 		var path netip.AddrPort
 		var ponged netip.AddrPort
 		pings, begin := 0, now
@@ -255,7 +277,7 @@ func TestMachineKeepsItsRules(t *testing.T) {
 					if !Usable(e.Addr) {
 						t.Fatalf("pings %v", e.Addr)
 					}
-					asked[e.ID] = e.Addr
+					asked[e.ID], full[e.ID] = e.Addr, e.Full
 					pings++
 				case OpPath:
 					if e.Addr.IsValid() && e.Addr != ponged {
@@ -307,12 +329,12 @@ func TestMachineKeepsItsRules(t *testing.T) {
 						from = to
 					}
 				}
-				if asked[id] == from {
+				if asked[id] == from && full[id] {
 					ponged = from
 				}
 				take(m.Pong(now, from, id))
 			},
-			"ping":     func(t *rapid.T) { take(m.Ping(now, addr.Draw(t, "from"), 7)) },
+			"ping":     func(t *rapid.T) { take(m.Ping(now, addr.Draw(t, "from"), 7, rapid.Bool().Draw(t, "full"))) },
 			"traffic":  func(*rapid.T) { m.Traffic(now) },
 			"moved":    func(*rapid.T) { take(m.Moved(now)); clear(asked) },
 			"announce": func(*rapid.T) { take(m.Announce(now)) },

@@ -1,6 +1,7 @@
 package path
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 )
@@ -14,14 +15,22 @@ const (
 	TypeTell                 // through the relay
 )
 
-// pingSize is the length of pings and pongs: both are equal, so nobody can use a
-// node to make more of less.
-const pingSize = 1 + 8
+// Lengths of pings; a pong is as long as its ping, so nobody can use a node to
+// make more of less. A full one is padded: sealed, and with the eight bytes by
+// which probes are told apart, it is a UDP datagram of 1312 bytes, as the largest
+// packet of a network with an MTU of 1280 is (WireGuard adds 32). A path that
+// swallows large packets does not answer it.
+const (
+	pingSize     = 1 + 8
+	fullPingSize = 1312 - 8 - Overhead
+)
 
-// Message is one of the three. ID is of TypePing and TypePong: the ping's.
+// Message is one of the three. ID and Full are of TypePing and TypePong: the
+// ping's.
 type Message struct {
 	Type Type
 	ID   uint64
+	Full bool
 	Tell Tell
 }
 
@@ -30,7 +39,11 @@ func (m Message) Encode() []byte {
 	if m.Type == TypeTell {
 		return append([]byte{byte(m.Type)}, m.Tell.Encode()...)
 	}
-	return append64([]byte{byte(m.Type)}, m.ID)
+	b := append64([]byte{byte(m.Type)}, m.ID)
+	if m.Full {
+		b = append(b, make([]byte, fullPingSize-pingSize)...)
+	}
+	return b
 }
 
 // DecodeMessage reads what Encode gave, and nothing else.
@@ -39,6 +52,8 @@ func DecodeMessage(b []byte) (Message, error) {
 		switch t := Type(b[0]); {
 		case (t == TypePing || t == TypePong) && len(b) == pingSize:
 			return Message{Type: t, ID: read64(b[1:])}, nil
+		case (t == TypePing || t == TypePong) && len(b) == fullPingSize && len(bytes.Trim(b[pingSize:], "\x00")) == 0:
+			return Message{Type: t, ID: read64(b[1:]), Full: true}, nil
 		case t == TypeTell:
 			tell, err := DecodeTell(b[1:])
 			return Message{Type: t, Tell: tell}, err

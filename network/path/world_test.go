@@ -18,6 +18,7 @@ type world struct {
 	a, b   *side
 	cut    bool // direct packets are lost, both ways
 	oneWay bool // direct packets from a to b are lost
+	hole   bool // large direct packets from a to b are lost
 	pings  int
 }
 
@@ -156,12 +157,12 @@ func (s *side) translate(dst netip.AddrPort) netip.AddrPort {
 }
 
 // send carries a ping or pong directly.
-func (s *side) send(to netip.AddrPort, deliver func(from netip.AddrPort)) {
+func (s *side) send(to netip.AddrPort, full bool, deliver func(from netip.AddrPort)) {
 	from := s.translate(to)
 	s.nat.sent[[2]netip.AddrPort{from, to}] = true
 	o := s.peer
 	s.w.after(directDelay, func() {
-		if s.w.cut || s.w.oneWay && s == s.w.a || !o.admits(from, to) {
+		if s.w.cut || (s.w.oneWay || s.w.hole && full) && s == s.w.a || !o.admits(from, to) {
 			return
 		}
 		deliver(from)
@@ -205,9 +206,9 @@ func (s *side) do(effects []Effect) {
 		switch e.Op {
 		case OpPing:
 			s.w.pings++
-			s.send(e.Addr, func(from netip.AddrPort) { s.peer.do(s.peer.m.Ping(s.w.now, from, e.ID)) })
+			s.send(e.Addr, e.Full, func(from netip.AddrPort) { s.peer.do(s.peer.m.Ping(s.w.now, from, e.ID, e.Full)) })
 		case OpPong:
-			s.send(e.Addr, func(from netip.AddrPort) { s.peer.do(s.peer.m.Pong(s.w.now, from, e.ID)) })
+			s.send(e.Addr, e.Full, func(from netip.AddrPort) { s.peer.do(s.peer.m.Pong(s.w.now, from, e.ID)) })
 		case OpPath:
 			s.path = e.Addr
 			s.paths = append(s.paths, s.w.now)

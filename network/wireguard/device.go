@@ -48,7 +48,7 @@ const MaxMTU = MaxPacket - 48
 const ProbeMagic = "\xf0zosprob"
 
 // MaxProbe is the largest probe that SendProbe sends and OnProbe sees, bytes.
-const MaxProbe = 1200
+const MaxProbe = 1400
 
 // Config of a device.
 type Config struct {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -87,7 +86,7 @@ type Node struct {
 	instance [NonceSize]byte
 	hellos   *rate.Limiter
 	lease    time.Duration
-	clock    atomic.Uint64 // highest Unix second seen: time does not run back
+	clock    rising
 
 	mu       sync.Mutex
 	calls    map[string]CallHandler
@@ -321,20 +320,8 @@ func (n *Node) refuse(code string) {
 	n.mu.Unlock()
 }
 
-// now is the node's clock in Unix seconds, except that it never runs back: a
-// request id is forgotten when it has expired, for good.
-func (n *Node) now() uint64 {
-	t := uint64(max(n.cfg.Now().Unix(), 0))
-	for {
-		seen := n.clock.Load()
-		if t <= seen {
-			return seen
-		}
-		if n.clock.CompareAndSwap(seen, t) {
-			return t
-		}
-	}
-}
+// now is the node's clock in Unix seconds.
+func (n *Node) now() uint64 { return n.clock.read(n.cfg.Now().Unix()) }
 
 // hello answers a challenge with a heartbeat that carries it.
 func (n *Node) hello(ctx context.Context, m message) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -60,7 +59,7 @@ type Peers struct {
 	log    *slog.Logger
 	run    [NonceSize]byte
 	began  time.Time
-	latest atomic.Uint64 // highest clock seen: it does not run back
+	latest rising
 	book   *book
 	hellos *rate.Limiter // challenges answered
 	opens  *rate.Limiter // sealed requests opened
@@ -154,16 +153,5 @@ func (p *Peers) refuse(err error) {
 }
 
 // clock is nanoseconds since this run began. It depends on no setting of the
-// machine's time, and never runs back.
-func (p *Peers) clock() uint64 {
-	t := uint64(max(p.cfg.Now().Sub(p.began), 0))
-	for {
-		seen := p.latest.Load()
-		if t <= seen {
-			return seen
-		}
-		if p.latest.CompareAndSwap(seen, t) {
-			return t
-		}
-	}
-}
+// machine's time.
+func (p *Peers) clock() uint64 { return p.latest.read(int64(p.cfg.Now().Sub(p.began))) }

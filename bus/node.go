@@ -81,6 +81,7 @@ type StreamHandler func(ctx context.Context, q Query, send func([]byte) error) e
 
 // Node answers requests for one slot.
 type Node struct {
+	refusals
 	cfg      NodeConfig
 	log      *slog.Logger
 	instance [NonceSize]byte
@@ -94,8 +95,7 @@ type Node struct {
 	replay   *replay
 	sequence uint64 // of heartbeats
 	open     map[canon.Hash]*stream
-	callers  map[string]int    // requests being answered, by caller
-	refused  map[string]uint64 // by problem code
+	callers  map[string]int // requests being answered, by caller
 }
 
 // NewNode prepares a node; register handlers, then Run it.
@@ -119,16 +119,16 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		cfg.Status = func() Status { return Status{} }
 	}
 	n := &Node{
-		cfg:     cfg,
-		log:     cfg.Logger,
-		hellos:  rate.NewLimiter(20, 100),
-		lease:   LeaseFor,
-		calls:   map[string]CallHandler{},
-		streams: map[string]StreamHandler{},
-		replay:  newReplay(),
-		open:    map[canon.Hash]*stream{},
-		callers: map[string]int{},
-		refused: map[string]uint64{},
+		refusals: newRefusals(cfg.Logger),
+		cfg:      cfg,
+		log:      cfg.Logger,
+		hellos:   rate.NewLimiter(20, 100),
+		lease:    LeaseFor,
+		calls:    map[string]CallHandler{},
+		streams:  map[string]StreamHandler{},
+		replay:   newReplay(),
+		open:     map[canon.Hash]*stream{},
+		callers:  map[string]int{},
 	}
 	rand.Read(n.instance[:])
 	return n, nil
@@ -148,17 +148,6 @@ func (n *Node) HandleStream(method string, h StreamHandler) {
 	n.streams[method] = h
 }
 
-// Refused counts what was refused, by problem code, since NewNode.
-func (n *Node) Refused() map[string]uint64 {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	out := make(map[string]uint64, len(n.refused))
-	for k, v := range n.refused {
-		out[k] = v
-	}
-	return out
-}
-
 // Run sends heartbeats and answers until ctx ends, then waits for the handlers.
 // A bus that can't be reached is no error: the Conn goes on trying.
 func (n *Node) Run(ctx context.Context) error {
@@ -171,7 +160,7 @@ func (n *Node) Run(ctx context.Context) error {
 		select {
 		case queue <- m:
 		default:
-			n.refuse("node-busy")
+			n.refuse(problem.New("node-busy", "request: the queue is full"))
 		}
 	})
 	defer stop()
@@ -198,8 +187,7 @@ func (n *Node) Run(ctx context.Context) error {
 func (n *Node) take(ctx context.Context, wg *sync.WaitGroup, m message) {
 	o, err := openCall(n.cfg.Sealing, n.cfg.Grid, n.cfg.Slot, n.cfg.Epoch, m.data)
 	if err != nil {
-		n.refuse(code(err))
-		n.log.Debug("bus request dropped", "error", err)
+		n.refuse(err)
 		return
 	}
 	a := &answer{node: n, to: m, replyTo: o.ReplyTo, request: o.hash}
@@ -209,7 +197,7 @@ func (n *Node) take(ctx context.Context, wg *sync.WaitGroup, m message) {
 		err = problem.New("not-permitted", "%s: a session may only read", o.Method)
 	}
 	if err != nil {
-		n.refuse(code(err))
+		n.refuse(err)
 		// A signed refusal helps an honest asker with an old nonce or a wrong
 		// clock. Whoever replays old bytes gets it sealed to the first asker.
 		if c := code(err); c == "request-stale" || c == "request-expired" || c == "session-expired" || c == "session-invalid" || c == "not-permitted" {
@@ -224,7 +212,7 @@ func (n *Node) take(ctx context.Context, wg *sync.WaitGroup, m message) {
 	q := Query{Caller: o.account, Contract: o.Contract, Method: o.Method, Params: o.Params}
 	if err := n.allowed(ctx, q); err != nil {
 		// Before its id is remembered: who may not ask can't fill the memory.
-		n.refuse(code(err))
+		n.refuse(err)
 		a.finish(ctx, nil, err)
 		return
 	}
@@ -239,7 +227,7 @@ func (n *Node) take(ctx context.Context, wg *sync.WaitGroup, m message) {
 	}
 	if err != nil {
 		n.mu.Unlock()
-		n.refuse(code(err))
+		n.refuse(err)
 		if code(err) != "request-replayed" { // the true answer is on its way
 			a.finish(ctx, nil, err)
 		}
@@ -285,7 +273,7 @@ func (n *Node) allowed(ctx context.Context, q Query) error {
 func (n *Node) renew(ctx context.Context, o opened, now uint64) {
 	var r Renewal
 	if err := canon.UnmarshalLimit(o.Params, MaxParams, &r); err != nil {
-		n.refuse("request-invalid")
+		n.refuse(problem.New("request-invalid", "decode renewal: %w", err))
 		return
 	}
 	n.mu.Lock()
@@ -293,13 +281,13 @@ func (n *Node) renew(ctx context.Context, o opened, now uint64) {
 	if s == nil || s.lease == nil || !s.query.Caller.Equal(o.account) {
 		// Says nothing about streams of others, and remembers nothing.
 		n.mu.Unlock()
-		n.refuse("stream-unknown")
+		n.refuse(problem.New("stream-unknown", "renewal: its caller has no such stream"))
 		return
 	}
 	err := n.replay.admit(o.account, o.ID, o.Expiry, now)
 	n.mu.Unlock()
 	if err != nil {
-		n.refuse(code(err))
+		n.refuse(err)
 		return
 	}
 	if r.End {
@@ -307,17 +295,11 @@ func (n *Node) renew(ctx context.Context, o opened, now uint64) {
 		return
 	}
 	if err := n.allowed(ctx, s.query); err != nil {
-		n.refuse(code(err))
+		n.refuse(err)
 		s.cancel(err)
 		return
 	}
 	s.renewed(o.session, r.Received)
-}
-
-func (n *Node) refuse(code string) {
-	n.mu.Lock()
-	n.refused[code]++
-	n.mu.Unlock()
 }
 
 // now is the node's clock in Unix seconds.
@@ -326,7 +308,7 @@ func (n *Node) now() uint64 { return n.clock.read(n.cfg.Now().Unix()) }
 // hello answers a challenge with a heartbeat that carries it.
 func (n *Node) hello(ctx context.Context, m message) {
 	if len(m.data) != NonceSize || !n.hellos.Allow() {
-		n.refuse("hello-refused")
+		n.refuse(problem.New("hello-refused", "hello: too many, or %d bytes, want %d", len(m.data), NonceSize))
 		return
 	}
 	b, err := n.heartbeat(ctx, m.data)

@@ -55,6 +55,7 @@ const (
 // Peers is a node that calls other nodes and is called by them. It may be used
 // by several goroutines.
 type Peers struct {
+	refusals
 	cfg    PeersConfig
 	log    *slog.Logger
 	run    [NonceSize]byte
@@ -73,7 +74,6 @@ type Peers struct {
 	lanes    map[laneKey]*lane
 	open     int
 	openBy   map[canon.Hash]int
-	refused  map[string]uint64 // by problem code
 
 	answerTime time.Duration // of late, until an answer comes
 }
@@ -99,6 +99,7 @@ func NewPeers(cfg PeersConfig) (*Peers, error) {
 		cfg.Now = time.Now
 	}
 	p := &Peers{
+		refusals: newRefusals(cfg.Logger),
 		cfg:      cfg,
 		log:      cfg.Logger,
 		began:    cfg.Now(),
@@ -112,7 +113,6 @@ func NewPeers(cfg PeersConfig) (*Peers, error) {
 		answers:  newAnswers(),
 		lanes:    map[laneKey]*lane{},
 		openBy:   map[canon.Hash]int{},
-		refused:  map[string]uint64{},
 	}
 	rand.Read(p.run[:]) // never fails, see crypto/rand
 	return p, nil
@@ -132,24 +132,6 @@ func (p *Peers) handle(method string, m peerMethod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.handlers[method] = m
-}
-
-// Refused counts what was refused, by problem code, since NewPeers.
-func (p *Peers) Refused() map[string]uint64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	out := make(map[string]uint64, len(p.refused))
-	for k, v := range p.refused {
-		out[k] = v
-	}
-	return out
-}
-
-func (p *Peers) refuse(err error) {
-	p.mu.Lock()
-	p.refused[code(err)]++
-	p.mu.Unlock()
-	p.log.Debug("peer request refused", "error", err)
 }
 
 // clock is nanoseconds since this run began. It depends on no setting of the

@@ -143,37 +143,22 @@ func NewWatch(cfg WatchConfig) (*Watch, error) {
 	}
 	w := &Watch{cfg: cfg, seen: map[canon.Hash]*sighting{}, bindings: map[canon.Hash]*knownBinding{}}
 	ctx, cancel := context.WithCancel(context.Background())
-	queue := make(chan message, queueDepth)
-	done := make(chan struct{})
+	var wg sync.WaitGroup
 	wanted := map[string]canon.Hash{}
 	for _, s := range cfg.Slots {
 		wanted[HeartbeatSubject(s)] = s
 		w.bindings[s] = &knownBinding{}
 	}
+	put := queue(ctx, &wg, queueDepth, 1, func(m message) { w.take(ctx, wanted[m.subject], m.data) })
 	unsubscribe := cfg.Conn.subscribe(subjectHeartbeat+"*", func(m message) {
-		if _, ok := wanted[m.subject]; !ok {
-			return
-		}
-		select {
-		case queue <- m:
-		default: // the next one comes in ten seconds
+		if _, ok := wanted[m.subject]; ok {
+			put(m) // no room: the next one comes in ten seconds
 		}
 	})
-	go func() {
-		defer close(done)
-		for {
-			select {
-			case m := <-queue:
-				w.take(ctx, wanted[m.subject], m.data)
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
 	w.stop = sync.OnceFunc(func() {
 		unsubscribe()
 		cancel()
-		<-done
+		wg.Wait()
 	})
 	return w, nil
 }

@@ -155,29 +155,15 @@ func (n *Node) Run(ctx context.Context) error {
 	defer cancel()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	queue := make(chan message, queueDepth)
+	put := queue(ctx, &wg, queueDepth, workers, func(m message) { n.take(ctx, &wg, m) })
 	stop := n.cfg.Conn.subscribe(RequestSubject(n.cfg.Slot), func(m message) {
-		select {
-		case queue <- m:
-		default:
+		if !put(m) {
 			n.refuse(problem.New("node-busy", "request: the queue is full"))
 		}
 	})
 	defer stop()
 	stopHello := n.cfg.Conn.subscribe(HelloSubject(n.cfg.Slot), func(m message) { n.hello(ctx, m) })
 	defer stopHello()
-	for range workers {
-		wg.Go(func() {
-			for {
-				select {
-				case m := <-queue:
-					n.take(ctx, &wg, m)
-				case <-ctx.Done():
-					return
-				}
-			}
-		})
-	}
 	n.heartbeats(ctx)
 	return ctx.Err()
 }

@@ -17,27 +17,13 @@ func (p *Peers) Run(ctx context.Context) error {
 	defer cancel()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	queue := make(chan message, peerQueue)
+	put := queue(ctx, &wg, peerQueue, peerWorkers, func(m message) { p.take(ctx, &wg, m) })
 	stop := p.cfg.Conn.subscribe(PeerSubject(p.cfg.Slot), func(m message) {
-		select {
-		case queue <- m:
-		default:
+		if !put(m) {
 			p.refuse(problem.New("node-busy", "peer request: the queue is full"))
 		}
 	})
 	defer stop()
-	for range peerWorkers {
-		wg.Go(func() {
-			for {
-				select {
-				case m := <-queue:
-					p.take(ctx, &wg, m)
-				case <-ctx.Done():
-					return
-				}
-			}
-		})
-	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {

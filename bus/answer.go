@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/contract"
@@ -67,13 +65,12 @@ func (a *answer) finish(ctx context.Context, body []byte, err error) {
 	if err == nil && len(body) > MaxAnswer {
 		err = problem.New("answer-too-large", "the answer has %d bytes, at most %d are allowed", len(body), MaxAnswer)
 	}
-	if ctx.Err() != nil { // the daemon ends: one last word
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-	}
+	ctx, cancel := lastWord(ctx)
+	defer cancel()
 	if err != nil {
-		a.send(ctx, Reply{Last: true, Code: clip(code(err), MaxCode), Message: clip(err.Error(), MaxMessage)}, nil)
+		r := Reply{Last: true}
+		r.Code, r.Message = told(err)
+		a.send(ctx, r, nil)
 		return
 	}
 	for len(body) > MaxChunk {
@@ -93,15 +90,11 @@ func (a *answer) send(ctx context.Context, r Reply, body []byte) bool {
 	return true
 }
 
-// clip makes s one line of valid text of at most n bytes.
-func clip(s string, n int) string {
-	s = strings.ToValidUTF8(strings.ReplaceAll(s, "\n", " "), "?")
-	if len(s) <= n {
-		return s
+// lastWord is for the end of an answer: it gives it a second more when the daemon
+// ends, since who asked would otherwise wait for nothing.
+func lastWord(ctx context.Context) (context.Context, context.CancelFunc) {
+	if ctx.Err() == nil {
+		return ctx, func() {}
 	}
-	s = s[:n]
-	for len(s) > 0 && !utf8.ValidString(s) {
-		s = s[:len(s)-1]
-	}
-	return s
+	return context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 }

@@ -277,7 +277,7 @@ func (s *sent) take(data []byte) (r Reply, body []byte, ok bool, err error) {
 	}
 	s.next++
 	if r.Code != "" {
-		return r, nil, false, &problem.Error{Code: r.Code, What: fmt.Sprintf("node %s: %s", s.ask.Slot.Short(), clip(r.Message, MaxMessage))}
+		return r, nil, false, heard(s.ask.Slot, r.Code, r.Message)
 	}
 	return r, body, true, nil
 }

@@ -359,11 +359,3 @@ func (n *Node) heartbeat(ctx context.Context, challenge []byte) ([]byte, error) 
 	}
 	return b, nil
 }
-
-// code is the problem code of an error, "internal" for one without.
-func code(err error) string {
-	if c := problem.Code(err); c != "" {
-		return c
-	}
-	return "internal"
-}

@@ -107,7 +107,7 @@ func (p *Peers) try(ctx context.Context, slot canon.Hash, method string, body []
 	corrected := reply.Code == "request-stale" || reply.Code == "request-expired"
 	p.learn(slot, reply.Epoch, reply.Run, reply.Time, corrected)
 	if reply.Code != "" {
-		return nil, &problem.Error{Code: reply.Code, What: fmt.Sprintf("node %s: %s", slot.Short(), clip(reply.Message, MaxMessage))}
+		return nil, heard(slot, reply.Code, reply.Message)
 	}
 	return answer, nil
 }

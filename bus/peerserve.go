@@ -204,11 +204,8 @@ func (p *Peers) end(ctx context.Context, key canon.Hash, k *kept, o peerOpened, 
 // answer signs, seals and sends body or err. It returns how many bytes were
 // sealed, 0 if that failed.
 func (p *Peers) answer(ctx context.Context, k *kept, o peerOpened, body []byte, err error) int {
-	if ctx.Err() != nil { // the daemon ends: one last word
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-	}
+	ctx, cancel := lastWord(ctx)
+	defer cancel()
 	r := PeerReply{
 		Header:  header(KindPeerReply, p.cfg.Grid),
 		From:    p.cfg.Slot,
@@ -220,7 +217,7 @@ func (p *Peers) answer(ctx context.Context, k *kept, o peerOpened, body []byte, 
 	}
 	if err != nil {
 		body = nil
-		r.Code, r.Message = clip(code(err), MaxCode), clip(err.Error(), MaxMessage)
+		r.Code, r.Message = told(err)
 	}
 	r.Body = canon.Sum(body)
 	sealed, err := func() ([]byte, error) {

@@ -95,7 +95,7 @@ type Node struct {
 	replay   *replay
 	sequence uint64 // of heartbeats
 	open     map[canon.Hash]*stream
-	callers  map[string]int // requests being answered, by caller
+	callers  tally[string] // requests being answered, by caller
 }
 
 // NewNode prepares a node; register handlers, then Run it.
@@ -128,7 +128,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		streams:  map[string]StreamHandler{},
 		replay:   newReplay(),
 		open:     map[canon.Hash]*stream{},
-		callers:  map[string]int{},
+		callers:  tally[string]{},
 	}
 	rand.Read(n.instance[:])
 	return n, nil
@@ -227,9 +227,7 @@ func (n *Node) take(ctx context.Context, wg *sync.WaitGroup, m message) {
 		defer func() {
 			n.mu.Lock()
 			delete(n.open, o.hash)
-			if n.callers[string(o.account)]--; n.callers[string(o.account)] == 0 {
-				delete(n.callers, string(o.account))
-			}
+			n.callers.less(string(o.account))
 			n.mu.Unlock()
 			s.cancel(nil)
 		}()

@@ -73,7 +73,7 @@ type Peers struct {
 	answers  *answers
 	lanes    map[laneKey]*lane
 	open     int
-	openBy   map[canon.Hash]int
+	openBy   tally[canon.Hash]
 
 	answerTime time.Duration // of late, until an answer comes
 }
@@ -112,7 +112,7 @@ func NewPeers(cfg PeersConfig) (*Peers, error) {
 		replay:   newReplay(),
 		answers:  newAnswers(),
 		lanes:    map[laneKey]*lane{},
-		openBy:   map[canon.Hash]int{},
+		openBy:   tally[canon.Hash]{},
 	}
 	rand.Read(p.run[:]) // never fails, see crypto/rand
 	return p, nil

@@ -166,9 +166,7 @@ func (p *Peers) start(ctx context.Context, wg *sync.WaitGroup, key canon.Hash, k
 		body, err := p.handleOne(hctx, method, o)
 		p.mu.Lock()
 		p.open--
-		if p.openBy[o.From]--; p.openBy[o.From] == 0 {
-			delete(p.openBy, o.From)
-		}
+		p.openBy.less(o.From)
 		p.mu.Unlock()
 		p.end(ctx, key, k, o, body, err)
 	})

@@ -14,7 +14,7 @@ const (
 // full it refuses: forgetting an id that is still valid would let it in again.
 type replay struct {
 	seen    map[replayKey]uint64 // expiry
-	callers map[string]int
+	callers tally[string]
 	swept   uint64 // when the last sweep was, Unix seconds
 }
 
@@ -24,7 +24,7 @@ type replayKey struct {
 }
 
 func newReplay() *replay {
-	return &replay{seen: map[replayKey]uint64{}, callers: map[string]int{}}
+	return &replay{seen: map[replayKey]uint64{}, callers: tally[string]{}}
 }
 
 // admit takes an id, once. Errors have the codes "request-replayed" and
@@ -51,9 +51,7 @@ func (r *replay) sweep(now uint64) {
 	for k, expiry := range r.seen {
 		if expiry <= now {
 			delete(r.seen, k)
-			if r.callers[k.caller]--; r.callers[k.caller] == 0 {
-				delete(r.callers, k.caller)
-			}
+			r.callers.less(k.caller)
 		}
 	}
 	r.swept = now

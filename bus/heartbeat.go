@@ -15,14 +15,7 @@ import (
 // openHeartbeat verifies a heartbeat of a slot against its binding. The code
 // "node-rekeyed" means that it is properly signed, by another key or epoch.
 func openHeartbeat(grid, slot canon.Hash, from Binding, data []byte) (Heartbeat, error) {
-	if len(data) > maxHeartbeat {
-		return Heartbeat{}, problem.New("heartbeat-invalid", "heartbeat: %d bytes, at most %d are allowed", len(data), maxHeartbeat)
-	}
-	signed, err := contract.DecodeSigned(data)
-	if err != nil {
-		return Heartbeat{}, problem.New("heartbeat-invalid", "heartbeat: %w", err)
-	}
-	hb, _, by, err := openOne[Heartbeat](signed, contract.KindHeartbeat, grid)
+	hb, by, err := unwire[Heartbeat](data, maxHeartbeat, contract.KindHeartbeat, grid)
 	if err != nil {
 		return Heartbeat{}, problem.New("heartbeat-invalid", "heartbeat: %w", err)
 	}

@@ -5,23 +5,18 @@ import (
 	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
 
 	"github.com/zero-os/zos/canon"
-	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/seal"
 	"github.com/zero-os/zos/sign"
 )
 
-// peerInfo binds a sealed request to its purpose, grid, callee and the callee's
-// epoch. The caller stands in the signed bytes: who opens cannot know him before.
+// peerInfo binds a sealed request of a node to what it is for. The caller stands
+// in the signed bytes: who opens cannot know him before.
 func peerInfo(grid, to canon.Hash, epoch uint64) []byte {
-	b := []byte("peer-request\x00")
-	b = append(b, grid[:]...)
-	b = append(b, to[:]...)
-	return binary.BigEndian.AppendUint64(b, epoch)
+	return sealInfo("peer-request\x00", grid, to, epoch)
 }
 
 // peerOpened is a request whose one signature holds. Nothing else is judged.
@@ -164,14 +159,7 @@ func decodePeerReply(a peerAsked, plain []byte) (PeerReply, []byte, error) {
 
 // openPeerHello verifies the answer to a challenge against the slot's binding.
 func openPeerHello(grid, slot canon.Hash, from Binding, challenge, data []byte) (PeerHello, error) {
-	if len(data) > maxPeerHello {
-		return PeerHello{}, problem.New("reply-invalid", "peer hello: %d bytes, at most %d are allowed", len(data), maxPeerHello)
-	}
-	signed, err := contract.DecodeSigned(data)
-	if err != nil {
-		return PeerHello{}, problem.New("reply-invalid", "peer hello: %w", err)
-	}
-	h, _, by, err := openOne[PeerHello](signed, KindPeerHello, grid)
+	h, by, err := unwire[PeerHello](data, maxPeerHello, KindPeerHello, grid)
 	if err != nil {
 		return PeerHello{}, problem.New("reply-invalid", "peer hello: %w", err)
 	}

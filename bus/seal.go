@@ -11,11 +11,15 @@ import (
 	"github.com/zero-os/zos/sign"
 )
 
-// requestInfo binds a sealed request to its purpose, grid, slot and epoch: what
-// was sealed for one node opens nowhere else, and not after a re-key.
+// requestInfo binds a sealed request of a person to what it is for.
 func requestInfo(grid, slot canon.Hash, epoch uint64) []byte {
-	b := []byte("request\x00")
-	b = append(b, grid[:]...)
+	return sealInfo("request\x00", grid, slot, epoch)
+}
+
+// sealInfo binds what is sealed to a node to its purpose, grid, slot and epoch:
+// it opens nowhere else, and not after a re-key.
+func sealInfo(purpose string, grid, slot canon.Hash, epoch uint64) []byte {
+	b := append([]byte(purpose), grid[:]...)
 	b = append(b, slot[:]...)
 	return binary.BigEndian.AppendUint64(b, epoch)
 }

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/contract"
@@ -34,4 +35,19 @@ func wire(ctx context.Context, statement contract.Statement, kind string, s sign
 		return nil, err
 	}
 	return signed.Encode()
+}
+
+// unwire is its counterpart, for envelopes of at most so many bytes. It returns
+// who signed.
+func unwire[T contract.Statement](data []byte, most int, kind string, grid canon.Hash) (T, sign.PublicKey, error) {
+	var zero T
+	if len(data) > most {
+		return zero, nil, fmt.Errorf("%d bytes, at most %d are allowed", len(data), most)
+	}
+	signed, err := contract.DecodeSigned(data)
+	if err != nil {
+		return zero, nil, err
+	}
+	st, _, by, err := openOne[T](signed, kind, grid)
+	return st, by, err
 }

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -22,6 +23,10 @@ type Binding struct {
 	Epoch      uint64
 	SigningKey sign.PublicKey
 	SealingKey []byte
+}
+
+func (b Binding) same(o Binding) bool {
+	return b.Epoch == o.Epoch && b.SigningKey.Equal(o.SigningKey) && bytes.Equal(b.SealingKey, o.SealingKey)
 }
 
 // Bound reads the present binding of a slot, verified, from the ledger.

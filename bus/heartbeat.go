@@ -90,11 +90,11 @@ func newer(prev *sighting, hb Heartbeat, now time.Time) error {
 // Watch keeps the last verified heartbeat of each of a list of slots.
 type Watch struct {
 	cfg  WatchConfig
+	book *book
 	stop func()
 
-	mu       sync.Mutex
-	seen     map[canon.Hash]*sighting
-	bindings map[canon.Hash]*knownBinding
+	mu   sync.Mutex
+	seen map[canon.Hash]*sighting
 }
 
 // WatchConfig is what a Watch listens for.
@@ -109,19 +109,8 @@ type WatchConfig struct {
 	Now    func() time.Time
 }
 
-type knownBinding struct {
-	Binding
-	at    time.Time
-	valid bool
-}
-
-// bindingFresh is how long a read binding is used, bindingPause how soon it may
-// be read again for a heartbeat that doesn't fit: nobody can make us ask the
-// ledger faster.
-const (
-	bindingFresh = 30 * time.Second
-	bindingPause = time.Second
-)
+// watchFresh is how long a binding that was read is used for heartbeats.
+const watchFresh = 30 * time.Second
 
 // NewWatch starts to listen. The caller ends it with Stop.
 func NewWatch(cfg WatchConfig) (*Watch, error) {
@@ -134,13 +123,12 @@ func NewWatch(cfg WatchConfig) (*Watch, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	w := &Watch{cfg: cfg, seen: map[canon.Hash]*sighting{}, bindings: map[canon.Hash]*knownBinding{}}
+	w := &Watch{cfg: cfg, book: newBook(cfg.Bound), seen: map[canon.Hash]*sighting{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wanted := map[string]canon.Hash{}
 	for _, s := range cfg.Slots {
 		wanted[HeartbeatSubject(s)] = s
-		w.bindings[s] = &knownBinding{}
 	}
 	put := queue(ctx, &wg, queueDepth, 1, func(m message) { w.take(ctx, wanted[m.subject], m.data) })
 	unsubscribe := cfg.Conn.subscribe(subjectHeartbeat+"*", func(m message) {
@@ -199,24 +187,20 @@ func (w *Watch) take(ctx context.Context, slot canon.Hash, data []byte) {
 	}
 }
 
+// verify judges by what was known of the slot's key, and if that does not fit by
+// what the ledger says now.
 func (w *Watch) verify(ctx context.Context, slot canon.Hash, data []byte) (Heartbeat, error) {
-	b := w.bindings[slot]
-	if b.valid && time.Since(b.at) < bindingFresh {
-		hb, err := openHeartbeat(w.cfg.Grid, slot, b.Binding, data)
-		if err == nil || problem.Code(err) != "node-rekeyed" {
-			return hb, err
-		}
-	}
-	if !b.at.IsZero() && time.Since(b.at) < bindingPause {
-		return Heartbeat{}, problem.New("heartbeat-invalid", "heartbeat: the slot's key was just read and does not fit")
-	}
-	ctx, cancel := context.WithTimeout(ctx, factsDeadline)
-	defer cancel()
-	got, err := w.cfg.Bound(ctx, slot)
-	b.at, b.valid = time.Now(), err == nil
+	known, err := w.book.read(ctx, slot, watchFresh, false)
 	if err != nil {
 		return Heartbeat{}, err
 	}
-	b.Binding = got
-	return openHeartbeat(w.cfg.Grid, slot, got, data)
+	hb, err := openHeartbeat(w.cfg.Grid, slot, known, data)
+	if code(err) != "node-rekeyed" {
+		return hb, err
+	}
+	now, rerr := w.book.again(ctx, slot, false)
+	if rerr != nil || now.same(known) {
+		return Heartbeat{}, err
+	}
+	return openHeartbeat(w.cfg.Grid, slot, now, data)
 }

@@ -1,7 +1,6 @@
 package bus
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -222,7 +221,7 @@ func (p *Peers) send(slot canon.Hash, reply string, data []byte, nth int) error 
 // rebound looks whether the ledger has other keys of the slot now.
 func (p *Peers) rebound(ctx context.Context, slot canon.Hash, to Binding) bool {
 	now, err := p.book.again(ctx, slot, false)
-	return err == nil && (now.Epoch != to.Epoch || !now.SigningKey.Equal(to.SigningKey) || !bytes.Equal(now.SealingKey, to.SealingKey))
+	return err == nil && !now.same(to)
 }
 
 func silentPeer(slot canon.Hash, err error, refused int, last error) error {

@@ -30,6 +30,7 @@ type bookEntry struct {
 
 const (
 	bookFresh = time.Minute
+	bookPause = time.Second // before a binding that did not fit is read again
 	bookMost  = 4096
 )
 
@@ -47,10 +48,10 @@ func (b *book) getFor(ctx context.Context, slot canon.Hash) (Binding, error) {
 	return b.read(ctx, slot, bookFresh, true)
 }
 
-// again reads a binding that did not fit, but not more than once a second:
+// again reads a binding that did not fit, but not more often than bookPause says:
 // nobody can make us ask the ledger faster. incoming says that a stranger caused it.
 func (b *book) again(ctx context.Context, slot canon.Hash, incoming bool) (Binding, error) {
-	return b.read(ctx, slot, bindingPause, incoming)
+	return b.read(ctx, slot, bookPause, incoming)
 }
 
 func (b *book) read(ctx context.Context, slot canon.Hash, fresh time.Duration, incoming bool) (Binding, error) {
@@ -70,7 +71,7 @@ func (b *book) read(ctx context.Context, slot canon.Hash, fresh time.Duration, i
 		if e != nil {
 			life := fresh
 			if e.err != nil {
-				life = min(fresh, bindingPause)
+				life = min(fresh, bookPause)
 			}
 			if time.Since(e.at) < life {
 				b.mu.Unlock()
@@ -108,7 +109,7 @@ func (b *book) read(ctx context.Context, slot canon.Hash, fresh time.Duration, i
 // forget makes room; the book is locked.
 func (b *book) forget() bool {
 	for slot, e := range b.entries {
-		if e.reading == nil && time.Since(e.at) > bindingPause {
+		if e.reading == nil && time.Since(e.at) > bookPause {
 			delete(b.entries, slot)
 		}
 	}

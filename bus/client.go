@@ -178,6 +178,7 @@ type sent struct {
 	client *Client
 	ask    Ask
 	to     Binding
+	p      presence // which told what run to ask
 	hash   canon.Hash
 	key    *seal.PrivateKey
 	sealed []byte
@@ -242,7 +243,7 @@ func (c *Client) sendTo(ctx context.Context, a Ask, to Binding, p presence) (*se
 	if err != nil {
 		return nil, err
 	}
-	s := &sent{client: c, ask: a, to: to, hash: signed.ID(), key: key, sealed: sealed, in: c.cfg.Conn.open()}
+	s := &sent{client: c, ask: a, to: to, p: p, hash: signed.ID(), key: key, sealed: sealed, in: c.cfg.Conn.open()}
 	if err := c.cfg.Conn.Ready(ctx); err != nil {
 		s.shut()
 		return nil, err
@@ -301,18 +302,22 @@ func (s *sent) silent(err error) error {
 // CallDeadline. Errors have the node's code, or "node-silent", "node-rekeyed",
 // "reply-gap", "bus-unreachable".
 func (c *Client) Call(ctx context.Context, a Ask) ([]byte, error) {
+	return anew(ctx, c, a, c.call)
+}
+
+// anew asks, and asks once more when the node was booted again since our hello.
+func anew[T any](ctx context.Context, c *Client, a Ask, ask func(context.Context, Ask) (T, error)) (T, error) {
 	ctx, cancel := deadline(ctx)
 	defer cancel()
-	body, err := c.call(ctx, a)
+	v, err := ask(ctx, a)
 	if problem.Code(err) == "request-stale" {
-		// The node was booted again since our hello: ask it anew, once.
 		c.forget(a.Slot)
-		body, err = c.call(ctx, a)
+		v, err = ask(ctx, a)
 	}
 	if err != nil && problem.Code(err) != "not-permitted" {
 		c.forget(a.Slot)
 	}
-	return body, err
+	return v, err
 }
 
 func (c *Client) call(ctx context.Context, a Ask) ([]byte, error) {

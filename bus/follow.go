@@ -15,8 +15,6 @@ import (
 // client renews in the background. One goroutine reads it.
 type Stream struct {
 	s      *sent
-	ask    Ask
-	p      presence
 	chunks chan []byte
 	read   chan struct{} // Next took enough that the node should know
 	cancel context.CancelFunc
@@ -31,29 +29,11 @@ type Stream struct {
 // Stream opens a stream; it stands, with the right to it confirmed, when this
 // returns. ctx bounds the opening only. The caller must Close it.
 func (c *Client) Stream(ctx context.Context, a Ask) (*Stream, error) {
-	ctx, cancel := deadline(ctx)
-	defer cancel()
-	st, err := c.stream(ctx, a)
-	if problem.Code(err) == "request-stale" {
-		c.forget(a.Slot)
-		st, err = c.stream(ctx, a)
-	}
-	if err != nil && problem.Code(err) != "not-permitted" {
-		c.forget(a.Slot)
-	}
-	return st, err
+	return anew(ctx, c, a, c.stream)
 }
 
 func (c *Client) stream(ctx context.Context, a Ask) (*Stream, error) {
-	to, err := c.cfg.Bound(ctx, a.Slot)
-	if err != nil {
-		return nil, fmt.Errorf("find the key of node %s: %w", a.Slot.Short(), err)
-	}
-	p, err := c.present(ctx, a.Slot, to)
-	if err != nil {
-		return nil, err
-	}
-	s, err := c.sendTo(ctx, a, to, p)
+	s, err := c.send(ctx, a)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +50,7 @@ func (c *Client) stream(ctx context.Context, a Ask) (*Stream, error) {
 	}
 	run, cancel := context.WithCancel(context.Background())
 	st := &Stream{
-		s: s, ask: a, p: p,
+		s:      s,
 		chunks: make(chan []byte, Window),
 		read:   make(chan struct{}, 1),
 		cancel: cancel,
@@ -104,7 +84,7 @@ func (st *Stream) Next(ctx context.Context) ([]byte, error) {
 		}
 		return b, nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("read %s: %w", st.ask.Method, ctx.Err())
+		return nil, fmt.Errorf("read %s: %w", st.s.ask.Method, ctx.Err())
 	}
 }
 
@@ -151,7 +131,7 @@ func (st *Stream) run(ctx context.Context) {
 				select {
 				case st.chunks <- body:
 				default:
-					end(problem.New("reply-invalid", "%s: the node sends more than it was given room for", st.ask.Method))
+					end(problem.New("reply-invalid", "%s: the node sends more than it was given room for", st.s.ask.Method))
 					return
 				}
 			}
@@ -164,12 +144,12 @@ func (st *Stream) run(ctx context.Context) {
 		case <-st.read:
 			st.renewal(ctx, false)
 		case <-silence.C:
-			end(problem.New("stream-lost", "%s: nothing came from node %s for %s; %d replies were refused", st.ask.Method, st.ask.Slot.Short(), patience, st.s.refused).
+			end(problem.New("stream-lost", "%s: nothing came from node %s for %s; %d replies were refused", st.s.ask.Method, st.s.ask.Slot.Short(), patience, st.s.refused).
 				WithFix("ask again"))
 			return
 		case <-ctx.Done():
 			st.renewal(context.WithoutCancel(ctx), true)
-			end(fmt.Errorf("read %s: the stream is closed", st.ask.Method))
+			end(fmt.Errorf("read %s: the stream is closed", st.s.ask.Method))
 			return
 		}
 	}
@@ -196,7 +176,7 @@ func (st *Stream) sendRenewal(ctx context.Context, r Renewal) error {
 	if err != nil {
 		return err
 	}
-	s, err := c.sendTo(ctx, Ask{Slot: st.ask.Slot, Contract: st.ask.Contract, Method: MethodRenew, Params: params}, st.s.to, st.p)
+	s, err := c.sendTo(ctx, Ask{Slot: st.s.ask.Slot, Contract: st.s.ask.Contract, Method: MethodRenew, Params: params}, st.s.to, st.s.p)
 	if err != nil {
 		return err
 	}

@@ -2,9 +2,10 @@ package wireguard
 
 import (
 	"fmt"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zero-os/zos/linux/netns"
 )
 
 // openNetNS returns a descriptor of its own of the network namespace ns, or,
@@ -24,31 +25,6 @@ func openNetNS(ns int) (int, error) {
 	return fd, nil
 }
 
-// within runs f on a thread that is in the network namespace ns. Sockets and
-// tunnel devices belong to the namespace of the thread that opens them, for
-// good; so nothing else need run there.
-func within(ns int, f func() error) error {
-	done := make(chan error)
-	go func() {
-		// A thread that cannot go back stays locked, and ends with this goroutine.
-		runtime.LockOSThread()
-		home, err := openNetNS(0)
-		if err != nil {
-			runtime.UnlockOSThread()
-			done <- err
-			return
-		}
-		defer unix.Close(home)
-		if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
-			runtime.UnlockOSThread()
-			done <- fmt.Errorf("enter network namespace: %w", err)
-			return
-		}
-		err = f()
-		if unix.Setns(home, unix.CLONE_NEWNET) == nil {
-			runtime.UnlockOSThread()
-		}
-		done <- err
-	}()
-	return <-done
-}
+// within runs f in the network namespace ns. Sockets and tunnel devices belong to
+// the namespace in which they are opened, for good; so nothing else need run there.
+func within(ns int, f func() error) error { return netns.Do(ns, f) }

@@ -66,6 +66,14 @@ func (p Peer) check(own Key) (Peer, error) {
 	return p, nil
 }
 
+// without is the peer after another was given some addresses, which takes them
+// from it, in both engines. It is remembered, so that giving one back is seen as a
+// change.
+func (p Peer) without(ips []netip.Prefix) Peer {
+	p.AllowedIPs = slices.DeleteFunc(slices.Clone(p.AllowedIPs), func(ip netip.Prefix) bool { return slices.Contains(ips, ip) })
+	return p
+}
+
 // checkDirect refuses what is no address that a packet can be sent to.
 func checkDirect(a netip.AddrPort) (netip.AddrPort, error) {
 	a = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
@@ -77,7 +85,6 @@ func checkDirect(a netip.AddrPort) (netip.AddrPort, error) {
 	return a, nil
 }
 
-// checkProbe refuses what must not be sent from a device's port.
 // CheckProbe refuses what no device sends as a probe: nothing, too much, and what
 // begins as a message of WireGuard does.
 func CheckProbe(b []byte) error {

@@ -270,11 +270,9 @@ func (d *kernel) SetPeer(p Peer) error {
 		}
 		d.peers[p.PublicKey] = &kernelPeer{Peer: p, shim: s}
 	}
-	// What was another peer's is now this one's; remember it, so that giving it
-	// back is seen as a change.
 	for key, other := range d.peers {
 		if key != p.PublicKey {
-			other.AllowedIPs = slices.DeleteFunc(slices.Clone(other.AllowedIPs), func(ip netip.Prefix) bool { return slices.Contains(p.AllowedIPs, ip) })
+			other.Peer = other.without(p.AllowedIPs)
 		}
 	}
 	return nil

@@ -154,12 +154,10 @@ func (d *userspace) SetPeer(p Peer) error {
 		lines = append(lines, "replace_allowed_ips=true")
 		for _, ip := range p.AllowedIPs {
 			lines = append(lines, "allowed_ip="+ip.String())
-			// What was another peer's is now this one's, as in the kernel.
-			for key, other := range d.peers {
-				if i := slices.Index(other.AllowedIPs, ip); key != p.PublicKey && i >= 0 {
-					other.AllowedIPs = slices.Delete(slices.Clone(other.AllowedIPs), i, i+1)
-					d.peers[key] = other
-				}
+		}
+		for key, other := range d.peers {
+			if key != p.PublicKey {
+				d.peers[key] = other.without(p.AllowedIPs)
 			}
 		}
 	}

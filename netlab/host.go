@@ -14,13 +14,15 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/zero-os/zos/linux/netns"
 )
 
 // Host is a network namespace with cards on segments.
 type Host struct {
 	lab  *Lab
 	name string
-	ns   *namespace
+	ns   *os.File // held by descriptors only: it ends with them, even if we are killed
 	// foreign: made by somebody else, see Lab.Enter
 	foreign bool
 
@@ -47,7 +49,7 @@ type NIC struct {
 // segment has a router.
 func (l *Lab) Host(name string, segments ...*Segment) *Host {
 	l.tb.Helper()
-	ns, err := newNamespace()
+	ns, err := netns.New()
 	if err != nil {
 		l.tb.Fatalf("netlab: host %s: %v", name, err)
 	}
@@ -90,7 +92,7 @@ func sysctl(name, value string) error {
 // must runs f in the namespace; a failure ends the test.
 func (h *Host) must(what string, f func() error) {
 	h.lab.tb.Helper()
-	if err := h.ns.try(f); err != nil {
+	if err := h.Try(f); err != nil {
 		h.lab.tb.Fatalf("netlab: host %s: %s: %v", h.name, what, err)
 	}
 }
@@ -102,7 +104,7 @@ func (h *Host) Name() string { return h.name }
 func (h *Host) Lab() *Lab { return h.lab }
 
 // Fd is the host's network namespace, owned by the laboratory.
-func (h *Host) Fd() int { return int(h.ns.file.Fd()) }
+func (h *Host) Fd() int { return int(h.ns.Fd()) }
 
 // Path names the namespace for programs as nsenter, as long as this process
 // lives.
@@ -113,13 +115,13 @@ func (h *Host) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(),
 // run in it. Do within Do enters the other host and comes back.
 func (h *Host) Do(f func()) {
 	h.lab.tb.Helper()
-	if err := h.ns.do(f); err != nil {
+	if err := h.Try(func() error { f(); return nil }); err != nil {
 		h.lab.tb.Fatalf("netlab: host %s: %v", h.name, err)
 	}
 }
 
 // Try is Do for functions that fail.
-func (h *Host) Try(f func() error) error { return h.ns.try(f) }
+func (h *Host) Try(f func() error) error { return netns.Do(h.Fd(), f) }
 
 // Listen is net.Listen in the host. The caller closes it.
 func (h *Host) Listen(network, address string) net.Listener {
@@ -155,7 +157,7 @@ func (h *Host) Dial(ctx context.Context, network, address string) (net.Conn, err
 	}
 	var c net.Conn
 	// A numeric address is dialled by this goroutine, so on this thread.
-	err = h.ns.try(func() (err error) {
+	err = h.Try(func() (err error) {
 		c, err = new(net.Dialer).DialContext(ctx, network, a.String())
 		return err
 	})
@@ -163,7 +165,7 @@ func (h *Host) Dial(ctx context.Context, network, address string) (net.Conn, err
 }
 
 // Start starts the program in the host's network namespace.
-func (h *Host) Start(cmd *exec.Cmd) error { return h.ns.try(cmd.Start) }
+func (h *Host) Start(cmd *exec.Cmd) error { return h.Try(cmd.Start) }
 
 // Run runs a program in the host and returns its output; failing ends the test.
 func (h *Host) Run(name string, args ...string) string {
@@ -178,7 +180,7 @@ func (h *Host) Run(name string, args ...string) string {
 // Output runs the program in the host and returns what it wrote to both outputs.
 func (h *Host) Output(cmd *exec.Cmd) (string, error) {
 	var out []byte
-	err := h.ns.try(func() (err error) {
+	err := h.Try(func() (err error) {
 		out, err = cmd.CombinedOutput()
 		return err
 	})
@@ -506,7 +508,7 @@ func (h *Host) close() error {
 	for _, n := range h.nics {
 		errs = append(errs, n.file.Close())
 	}
-	return errors.Join(append(errs, h.ns.file.Close())...)
+	return errors.Join(append(errs, h.ns.Close())...)
 }
 
 // Enter makes a Host of a namespace that somebody else made, by its path: for
@@ -518,7 +520,7 @@ func (l *Lab) Enter(name, path string) *Host {
 	if err != nil {
 		l.tb.Fatalf("netlab: enter %s: %v", name, err)
 	}
-	h := &Host{lab: l, name: name, ns: &namespace{f}, foreign: true, links: map[string]struct{}{}}
+	h := &Host{lab: l, name: name, ns: f, foreign: true, links: map[string]struct{}{}}
 	l.mu.Lock()
 	l.hosts = append(l.hosts, h)
 	l.mu.Unlock()

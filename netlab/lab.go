@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Lab is a laboratory: everything that is made with it ends with it.
@@ -94,12 +95,12 @@ func (l *Lab) Close() error {
 // leftovers names what others left in the host.
 func (h *Host) leftovers() error {
 	var left []string
-	inode, err := h.ns.inode()
-	if err != nil {
+	var ns unix.Stat_t
+	if err := unix.Fstat(h.Fd(), &ns); err != nil {
 		return err
 	}
-	left = append(left, processesIn(inode)...)
-	err = h.ns.try(func() error {
+	left = append(left, processesIn(ns.Ino)...)
+	err := h.Try(func() error {
 		links, err := netlink.LinkList()
 		if err != nil {
 			return fmt.Errorf("list interfaces: %w", err)

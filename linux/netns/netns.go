@@ -100,6 +100,19 @@ func Unpin(path string) error {
 	return nil
 }
 
+// New makes a namespace as Pin does, that nothing holds but its descriptor: it ends
+// with that, even if this process is killed. The caller closes it.
+func New() (ns *os.File, err error) {
+	err = elsewhere(func() (err error) {
+		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("make network namespace: %w", err)
+		}
+		ns, err = Current()
+		return err
+	})
+	return ns, err
+}
+
 // Do runs f on a thread that is in the namespace of the descriptor. Sockets that
 // f opens belong to it for good; goroutines that f starts do not run in it.
 func Do(ns int, f func() error) error {

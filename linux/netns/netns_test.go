@@ -179,3 +179,23 @@ func TestSysfsShowsTheNamespace(t *testing.T) {
 		t.Errorf("is written to: %v", err)
 	}
 }
+
+func TestNewNamespaceIsHeldByItsDescriptor(t *testing.T) {
+	before := inode(t, own)
+	ns, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	if err := Do(int(ns.Fd()), func() error {
+		if inode(t, own) == before {
+			t.Error("it is the one that this thread was in")
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if inode(t, own) != before {
+		t.Error("a thread stayed in it")
+	}
+}

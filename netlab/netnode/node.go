@@ -322,20 +322,11 @@ func (n *nodeProcess) router(t network.Topology) (*os.File, error) {
 }
 
 func makeRouter(t network.Topology) (*os.File, error) {
-	type made struct {
-		f   *os.File
-		err error
+	f, err := netns.New()
+	if err != nil {
+		return nil, err
 	}
-	c := make(chan made)
-	go func() {
-		f, err := newNamespace()
-		c <- made{f, err}
-	}()
-	m := <-c
-	if m.err != nil {
-		return nil, m.err
-	}
-	err := netns.Do(int(m.f.Fd()), func() error {
+	err = netns.Do(int(f.Fd()), func() error {
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
 			return err
@@ -358,9 +349,9 @@ func makeRouter(t network.Topology) (*os.File, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, errors.Join(err, m.f.Close())
+		return nil, errors.Join(err, f.Close())
 	}
-	return m.f, nil
+	return f, nil
 }
 
 // resident is how much memory this process has, bytes.

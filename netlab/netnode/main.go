@@ -115,9 +115,11 @@ func answerOf(result any, err error) answer {
 	return a
 }
 
-// args decodes what an operation needs.
-func args[T any](raw json.RawMessage) (T, error) {
+// with decodes what an operation needs and does it.
+func with[T any](raw json.RawMessage, do func(T) (any, error)) (any, error) {
 	var v T
-	err := json.Unmarshal(raw, &v)
-	return v, err
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return nil, err
+	}
+	return do(v)
 }

@@ -190,85 +190,59 @@ func (n *nodeProcess) close() error {
 func (n *nodeProcess) do(ctx context.Context, op string, raw json.RawMessage) (any, error) {
 	switch op {
 	case "ensure":
-		t, err := args[network.Topology](raw)
-		if err != nil {
-			return nil, err
-		}
-		f, err := n.router(t)
-		if err != nil {
-			return nil, err
-		}
-		return nil, n.agent.Ensure(ctx, t, int(f.Fd()))
-	case "router":
-		t, err := args[network.Topology](raw)
-		if err != nil {
-			return nil, err
-		}
-		f, err := n.router(t)
-		if err != nil {
-			return nil, err
-		}
-		return int(f.Fd()), nil
-	case "remove":
-		id, err := args[canon.Hash](raw)
-		if err != nil {
-			return nil, err
-		}
-		err = n.agent.Remove(ctx, id)
-		if f := n.routers[id]; f != nil {
-			delete(n.routers, id)
-			err = errors.Join(err, f.Close())
-		}
-		return nil, err
-	case "kind-ensure":
-		d, err := args[workload.Desired](raw)
-		if err != nil {
-			return nil, err
-		}
-		return nil, n.kind.Ensure(ctx, d)
-	case "kind-remove":
-		id, err := args[workload.ID](raw)
-		if err != nil {
-			return nil, err
-		}
-		return nil, n.kind.Remove(ctx, id)
-	case "attach":
-		a, err := args[attachArgs](raw)
-		if err != nil {
-			return nil, err
-		}
-		return n.kind.Attach(ctx, a.Desired, a.Networks)
-	case "detach":
-		id, err := args[workload.ID](raw)
-		if err != nil {
-			return nil, err
-		}
-		return nil, n.kind.Detach(ctx, id)
-	case "await":
-		a, err := args[awaitArgs](raw)
-		if err != nil {
-			return nil, err
-		}
-		return n.await(ctx, a)
-	case "status":
-		ids, err := args[[]canon.Hash](raw)
-		if err != nil {
-			return nil, err
-		}
-		select {
-		case err := <-n.failed:
-			return nil, fmt.Errorf("a part of the node ended: %w", err)
-		default:
-		}
-		s := Status{Links: n.client.Links(), Bus: n.conn.Up(), Resident: resident()}
-		for _, id := range ids {
-			if st, ok := n.agent.Status(id); ok {
-				s.Networks = append(s.Networks, st)
+		return with(raw, func(t network.Topology) (any, error) {
+			f, err := n.router(t)
+			if err != nil {
+				return nil, err
 			}
-		}
-		return s, nil
+			return nil, n.agent.Ensure(ctx, t, int(f.Fd()))
+		})
+	case "router":
+		return with(raw, func(t network.Topology) (any, error) {
+			f, err := n.router(t)
+			if err != nil {
+				return nil, err
+			}
+			return int(f.Fd()), nil
+		})
+	case "remove":
+		return with(raw, func(id canon.Hash) (any, error) {
+			err := n.agent.Remove(ctx, id)
+			if f := n.routers[id]; f != nil {
+				delete(n.routers, id)
+				err = errors.Join(err, f.Close())
+			}
+			return nil, err
+		})
+	case "kind-ensure":
+		return with(raw, func(d workload.Desired) (any, error) { return nil, n.kind.Ensure(ctx, d) })
+	case "kind-remove":
+		return with(raw, func(id workload.ID) (any, error) { return nil, n.kind.Remove(ctx, id) })
+	case "attach":
+		return with(raw, func(a attachArgs) (any, error) { return n.kind.Attach(ctx, a.Desired, a.Networks) })
+	case "detach":
+		return with(raw, func(id workload.ID) (any, error) { return nil, n.kind.Detach(ctx, id) })
+	case "await":
+		return with(raw, func(a awaitArgs) (any, error) { return n.await(ctx, a) })
+	case "status":
+		return with(raw, n.status)
 	}
 	return nil, fmt.Errorf("no operation %q", op)
+}
+
+func (n *nodeProcess) status(ids []canon.Hash) (any, error) {
+	select {
+	case err := <-n.failed:
+		return nil, fmt.Errorf("a part of the node ended: %w", err)
+	default:
+	}
+	s := Status{Links: n.client.Links(), Bus: n.conn.Up(), Resident: resident()}
+	for _, id := range ids {
+		if st, ok := n.agent.Status(id); ok {
+			s.Networks = append(s.Networks, st)
+		}
+	}
+	return s, nil
 }
 
 type awaitArgs struct {

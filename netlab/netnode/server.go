@@ -66,11 +66,7 @@ func (s serverProcess) do(_ context.Context, op string, raw json.RawMessage) (an
 	case "url":
 		return s.URL(), nil
 	case "route":
-		url, err := args[string](raw)
-		if err != nil {
-			return nil, err
-		}
-		return nil, s.AddRoute(url)
+		return with(raw, func(url string) (any, error) { return nil, s.AddRoute(url) })
 	case "peers":
 		return s.Peers(), nil
 	}

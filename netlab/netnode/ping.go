@@ -45,18 +45,16 @@ type Ping struct {
 	conn *net.UDPConn
 	stop chan struct{}
 	work sync.WaitGroup
+	pulse
 
-	mu      sync.Mutex
-	first   time.Time
-	last    time.Time
-	longest time.Duration
-	answers int
+	first time.Time // with pulse's mutex
 }
 
 // NewPing begins to ping an Answer from the namespace; tb's cleanup ends it.
 func NewPing(tb netlab.TB, h *netlab.Host, to netip.Addr) *Ping {
 	tb.Helper()
-	p := &Ping{conn: h.ListenPacket("udp", ":0"), stop: make(chan struct{}), last: time.Now()}
+	p := &Ping{conn: h.ListenPacket("udp", ":0"), stop: make(chan struct{})}
+	p.Reset()
 	p.work.Go(func() {
 		tick := time.NewTicker(pingEvery)
 		defer tick.Stop()
@@ -76,13 +74,11 @@ func NewPing(tb netlab.TB, h *netlab.Host, to netip.Addr) *Ping {
 				return
 			}
 			p.mu.Lock()
-			now := time.Now()
 			if p.first.IsZero() {
-				p.first = now
+				p.first = time.Now()
 			}
-			p.longest, p.last = max(p.longest, now.Sub(p.last)), now
-			p.answers++
 			p.mu.Unlock()
+			p.beat()
 		}
 	})
 	tb.Cleanup(p.Close)
@@ -97,25 +93,7 @@ func (p *Ping) First() time.Time {
 }
 
 // Answers is how many answers came.
-func (p *Ping) Answers() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.answers
-}
-
-// Silence is the longest time without an answer since Reset, up to now.
-func (p *Ping) Silence() time.Duration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return max(p.longest, time.Since(p.last))
-}
-
-// Reset forgets how long silences were.
-func (p *Ping) Reset() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.longest, p.last = 0, time.Now()
-}
+func (p *Ping) Answers() int { return p.count() }
 
 // Goes waits until so many further answers came; tb fails after a minute.
 func (p *Ping) Goes(tb netlab.TB, what string, answers int) {

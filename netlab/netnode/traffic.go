@@ -50,12 +50,9 @@ func Echo(tb netlab.TB, h *netlab.Host, at netip.AddrPort) {
 type Talk struct {
 	conn net.Conn
 	done chan struct{}
+	pulse
 
-	mu      sync.Mutex
-	rounds  int
-	last    time.Time // when the last round ended
-	longest time.Duration
-	err     error
+	err error // with pulse's mutex
 }
 
 // Every round waits so long, so that many talks don't need a whole processor.
@@ -65,7 +62,8 @@ const between = 2 * time.Millisecond
 // It tries to connect, for a minute at most, until it is connected.
 func NewTalk(tb netlab.TB, h *netlab.Host, to netip.AddrPort) *Talk {
 	tb.Helper()
-	t := &Talk{done: make(chan struct{}), last: time.Now()}
+	t := &Talk{done: make(chan struct{})}
+	t.Reset()
 	deadline := time.Now().Add(time.Minute)
 	for {
 		// Short attempts: a lost SYN is sent again only after a second.
@@ -98,45 +96,25 @@ func (t *Talk) run() {
 		if err == nil && binary.BigEndian.Uint64(b[:]) != n {
 			err = errors.New("got another number back")
 		}
-		now := time.Now()
-		t.mu.Lock()
-		t.longest = max(t.longest, now.Sub(t.last))
-		t.last, t.err = now, err
-		t.rounds++
-		t.mu.Unlock()
 		if err != nil {
+			t.mu.Lock()
+			t.err = err
+			t.mu.Unlock()
 			return
 		}
+		t.beat()
 		time.Sleep(between)
 	}
 }
 
 // Rounds is how often the number came back.
-func (t *Talk) Rounds() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.rounds
-}
+func (t *Talk) Rounds() int { return t.count() }
 
 // Err is why the connection broke, nil while it has not.
 func (t *Talk) Err() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.err
-}
-
-// Silence is the longest time without a round since Reset, up to now.
-func (t *Talk) Silence() time.Duration {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return max(t.longest, time.Since(t.last))
-}
-
-// Reset forgets how long silences were.
-func (t *Talk) Reset() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.longest, t.last = 0, time.Now()
 }
 
 // Goes waits until so many further rounds were made; tb fails if the

@@ -17,12 +17,12 @@ func code(err error) string {
 	return "internal"
 }
 
-// told is the code and the message of an error in a reply; heard is that error again, at who asked
-// the node in a slot.
+// told is the code and the message by which a reply says an error.
 func told(err error) (string, string) {
 	return clip(code(err), MaxCode), clip(err.Error(), MaxMessage)
 }
 
+// heard is the error that the reply of the node in a slot says.
 func heard(slot canon.Hash, code, message string) error {
 	return &problem.Error{Code: code, What: fmt.Sprintf("node %s: %s", slot.Short(), clip(message, MaxMessage))}
 }

@@ -99,7 +99,9 @@ func TestReplayedPeerRequestRunsOnce(t *testing.T) {
 	again := &world{bound: map[canon.Hash]bus.Binding{}}
 	again.bind(a.slot, 1, a.keys)
 	b = again.peer(t, b.slot, 1, k, m.right)
-	m.toRight(old, "")
+	for end := time.Now().Add(20 * time.Second); b.Refused()["request-stale"] == 0 && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		m.toRight(old, "") // again and again: when the new run begins to listen is not known
+	}
 	peerRefused(t, b, "request-stale", 1)
 	if got := b.got(); len(got) != 0 {
 		t.Errorf("the handler got %q", got)

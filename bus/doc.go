@@ -32,7 +32,7 @@
 // id, and an expiry of at most a minute, and is sealed to the callee; both sides
 // find the other's keys in the ledger. The reply is signed by the callee, names the
 // hash of the request, and is encrypted with a key that the request brought under
-// its seal: so a call costs one seal, and fifty nodes can all meet within a second.
+// its seal: so a call costs one seal.
 // The callee takes each id once; the same bytes brought again, by another server or
 // because an answer was lost, get the same answer over the link that brought them.
 // Times in requests are of the callee's own clock, which begins with its run, and
@@ -57,8 +57,10 @@
 // What a bus can do is drop: then calls end with "node-silent", streams with
 // "reply-gap" or "stream-lost", and a slot whose identity is "none" looks silent to
 // its farm's agent. Against that a list may name several servers: nodes and people
-// keep a link to each, and a request goes out over all of them; it is answered over
-// the one that brought it first, between nodes over each that brought it.
+// keep a link to each. The request of a person goes out over all of them, the call
+// of a node over one after the other and, unless it is answered within a second,
+// over all; it is answered over the one that brought it first, between nodes over
+// each that brought it.
 //
 // Messages larger than MaxChunk are split by the sender; every queue, cache and
 // table in this package is bounded.

@@ -152,26 +152,80 @@ func diff(from, to *plan.Plan, names client.Names) []string {
 	return out
 }
 
-// diffPart compares the facts of one part.
+// diffPart compares the facts of one part: first what it is, then what changes of
+// it, the old beside the new. What only moves is shown as well, for the plan is
+// another one then.
 func diffPart(before, lines []string) []string {
 	if slices.Equal(before, lines) {
 		return nil
 	}
 	var out []string
-	for _, l := range before {
-		if !slices.Contains(lines, l) {
-			out = append(out, "- "+l)
-		}
+	if len(before) > 0 && len(lines) > 0 && before[0] == lines[0] {
+		out = append(out, "  "+lines[0])
+		before, lines = before[1:], lines[1:]
 	}
-	for i, l := range lines {
+	stays, stood := setOf(lines), setOf(before)
+	for len(before) > 0 || len(lines) > 0 {
+		removed, added := 0, 0
+		for removed < len(before) && !stays[before[removed]] {
+			removed++
+		}
+		for added < len(lines) && !stood[lines[added]] {
+			added++
+		}
+		out = append(out, besides(before[:removed], lines[:added])...)
+		before, lines = before[removed:], lines[added:]
 		switch {
-		case !slices.Contains(before, l):
-			out = append(out, "+ "+l)
-		case i == 0:
-			out = append(out, "  "+l)
+		case len(before) == 0:
+			out = append(out, besides(nil, lines)...)
+			lines = nil
+		case len(lines) == 0:
+			out = append(out, besides(before, nil)...)
+			before = nil
+		default: // both know both lines
+			if before[0] != lines[0] {
+				out = append(out, "- "+before[0], "+ "+lines[0])
+			}
+			before, lines = before[1:], lines[1:]
 		}
 	}
 	return out
+}
+
+func setOf(lines []string) map[string]bool {
+	set := make(map[string]bool, len(lines))
+	for _, l := range lines {
+		set[l] = true
+	}
+	return set
+}
+
+// besides lists what went and what came, each fact's new line behind its old one.
+func besides(removed, added []string) []string {
+	var out []string
+	for _, l := range removed {
+		out = append(out, "- "+l)
+		for i, n := range added {
+			if factOf(n) != factOf(l) {
+				continue
+			}
+			for _, n := range added[:i+1] {
+				out = append(out, "+ "+n)
+			}
+			added = added[i+1:]
+			break
+		}
+	}
+	for _, l := range added {
+		out = append(out, "+ "+l)
+	}
+	return out
+}
+
+// factOf is what a line of a part is about: its first word.
+func factOf(line string) string {
+	fact, _, _ := strings.Cut(strings.TrimLeft(line, " "), " ")
+	return fact
 }
 
 // describe shows a workload of a plan, a fact a line.

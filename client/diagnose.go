@@ -82,19 +82,22 @@ type Step struct {
 
 // Diagnosis is what was found, up to the first step that does not hold.
 type Diagnosis struct {
-	From    string `json:"from"`
-	To      string `json:"to"`
-	Port    string `json:"port"`
-	Network string `json:"network"` // "" when they share none
-	OK      bool   `json:"ok"`
-	Steps   []Step `json:"steps"`
+	Contract string   `json:"contract"` // group/deployment
+	From     string   `json:"from"`
+	To       string   `json:"to"`
+	Port     string   `json:"port"`
+	Network  string   `json:"network"` // "" when they share none
+	OK       bool     `json:"ok"`
+	Open     bool     `json:"open"`    // the plan opens every port of To to From
+	Reaches  []string `json:"reaches"` // the ports that it opens otherwise
+	Steps    []Step   `json:"steps"`
 }
 
 // Diagnose explains whether workload from reaches port of workload to, by the
 // network of that name or the first that they share. It is a pure function.
 func Diagnose(f Facts, from, to, network string, port Port) Diagnosis {
 	d := &diagnosis{Facts: f, from: from, to: to, network: network, port: port}
-	out := Diagnosis{From: from, To: to, Port: port.String(), Steps: []Step{}}
+	out := Diagnosis{Contract: f.Contract, From: from, To: to, Port: port.String(), Reaches: []string{}, Steps: []Step{}}
 	for _, step := range []struct {
 		name  string
 		check func() finding
@@ -102,6 +105,9 @@ func Diagnose(f Facts, from, to, network string, port Port) Diagnosis {
 		got := step.check()
 		out.Steps = append(out.Steps, Step{Name: step.name, OK: got.fix == "", Detail: got.detail, Fix: got.fix})
 		out.Network = d.network
+		if d.network != "" {
+			out.Open, out.Reaches = d.b.Open, reached(d.b.Attachment, from)
+		}
 		if got.fix != "" {
 			return out
 		}
@@ -362,7 +368,7 @@ func (d *diagnosis) path() finding {
 
 // firewall: the plan lets it through, and the rules in the kernel are the plan's.
 func (d *diagnosis) firewall() finding {
-	by, allowed := Allows(d.b.Attachment, d.from, d.port)
+	by, allowed := Allows(d.b.Attachment, d.from, d.to, d.port)
 	if !allowed {
 		return broken(fmt.Sprintf("add it to the spec, at workload %s, network %s: allow: [{ports: %s, from: [%s]}]", d.to, d.network, orElse(portOf(d.port), "PORT/tcp"), d.from),
 			"the plan does not let %s reach %s of %s (%s)", d.from, d.port, d.to, by)
@@ -390,32 +396,58 @@ func portOf(p Port) string {
 	return p.String()
 }
 
-// Allows tells whether a plan lets a workload reach a port of an attachment, and
-// by which words.
-func Allows(to plan.Attachment, from string, port Port) (why string, ok bool) {
+// Allows tells whether a plan lets workload from reach a port of an attachment of
+// workload name, and by which words.
+func Allows(to plan.Attachment, from, name string, port Port) (why string, ok bool) {
 	if to.Open {
 		return "open to every workload of the network", true
 	}
-	var reach []string
 	for _, r := range to.Allow {
-		if len(r.Peers) > 0 && !slices.Contains(r.Peers, from) {
-			continue
-		}
-		reach = append(reach, RuleText(r))
-		if port.Protocol == "" || r.Protocol == port.Protocol && (port.Protocol == plan.ProtocolICMP || r.First <= port.Number && port.Number <= r.Last) {
-			if port.Protocol == "" {
-				continue // tell all of them
-			}
+		if letsIn(r, from) && r.Protocol == port.Protocol && (port.Protocol == plan.ProtocolICMP || r.First <= port.Number && port.Number <= r.Last) {
 			return "allowed by " + RuleText(r), true
 		}
 	}
-	switch {
-	case len(reach) == 0:
-		return "nothing is allowed to " + from, false
-	case port.Protocol == "":
-		return from + " may reach " + strings.Join(reach, "; "), true
+	ports := reached(to, from)
+	return reaches(from, name, ports), port.Protocol == "" && len(ports) > 0
+}
+
+func letsIn(r plan.Rule, from string) bool {
+	return len(r.Peers) == 0 || slices.Contains(r.Peers, from)
+}
+
+// reached lists the ports of an attachment that its rules open to a workload.
+func reached(to plan.Attachment, from string) []string {
+	ports := []string{}
+	for _, r := range to.Allow {
+		text := RuleText(plan.Rule{Protocol: r.Protocol, First: r.First, Last: r.Last})
+		if letsIn(r, from) && !slices.Contains(ports, text) {
+			ports = append(ports, text)
+		}
 	}
-	return from + " may reach " + strings.Join(reach, "; "), false
+	return ports
+}
+
+// reaches says which ports one workload reaches at another.
+func reaches(from, to string, ports []string) string {
+	switch last := len(ports) - 1; last {
+	case -1:
+		return from + " reaches nothing of " + to
+	case 0:
+		return fmt.Sprintf("%s reaches %s of %s, and nothing else there", from, ports[0], to)
+	default:
+		return fmt.Sprintf("%s reaches %s and %s of %s, and nothing else there", from, strings.Join(ports[:last], ", "), ports[last], to)
+	}
+}
+
+// Summary says in a sentence what From reaches at To when all is well.
+func (d Diagnosis) Summary() string {
+	switch {
+	case d.Port != Port{}.String():
+		return fmt.Sprintf("Nothing keeps %s from %s of %s", d.From, d.Port, d.To)
+	case d.Open:
+		return fmt.Sprintf("%s reaches every port of %s", d.From, d.To)
+	}
+	return reaches(d.From, d.To, d.Reaches)
 }
 
 // RuleText is a rule in the words of a spec.

@@ -75,6 +75,17 @@ func TestADiagnosisStopsAtTheFirstThingThatIsBroken(t *testing.T) {
 	}{
 		{what: "all is well", says: "web on node-1 and db on node-2 run"},
 		{what: "a port that is allowed", port: tcp(5433), says: "allowed by 5432-5433/tcp from web"},
+		{what: "no port named", says: "web reaches 5432-5433/tcp and icmp of db, and nothing else there; the rules are in force on node-1 and node-2"},
+		{what: "nobody let in", change: func(f *Facts) {
+			c, err := plan.DecodeContainer(f.Plan.Workloads[0].Config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Networks[0].Allow = nil
+			if f.Plan.Workloads[0].Config, err = canon.Marshal(c); err != nil {
+				t.Fatal(err)
+			}
+		}, step: StepFirewall, says: "does not let web reach any port of db (web reaches nothing of db)", fix: "PORT/tcp"},
 		{what: "ping", from: "job", port: Port{Protocol: "icmp"}, says: "allowed by icmp"},
 		{what: "back", from: "db", to: "web", port: tcp(80), says: "open to every workload"},
 		{what: "on one node", from: "job", to: "web", says: "behind one router"},
@@ -131,10 +142,10 @@ func TestADiagnosisStopsAtTheFirstThingThatIsBroken(t *testing.T) {
 		}, step: StepPath, says: "node-2 has had no handshake with node-1 for 5m0s, and no path to it: no relay on which both are: no answer"},
 		{what: "a lying node", change: func(f *Facts) { at(*f, slot1).Peers[0].Handshake = nil }, says: "an unknown time"},
 
-		{what: "a port that is not allowed", port: tcp(22), step: StepFirewall, says: "does not let web reach 22/tcp of db (web may reach 5432-5433/tcp from web; icmp)",
+		{what: "a port that is not allowed", port: tcp(22), step: StepFirewall, says: "does not let web reach 22/tcp of db (web reaches 5432-5433/tcp and icmp of db, and nothing else there)",
 			fix: "at workload db, network front: allow: [{ports: 22/tcp, from: [web]}]"},
 		{what: "the protocol that is not allowed", port: Port{plan.ProtocolUDP, 5432}, step: StepFirewall, says: "5432/udp"},
-		{what: "a peer that is not allowed", from: "job", port: tcp(5432), step: StepFirewall, says: "does not let job reach 5432/tcp of db (job may reach icmp)"},
+		{what: "a peer that is not allowed", from: "job", port: tcp(5432), step: StepFirewall, says: "does not let job reach 5432/tcp of db (job reaches icmp of db, and nothing else there)"},
 		{what: "rules not in force", change: func(f *Facts) { at(*f, slot2).Firewall = protocol.Check{Detail: "a rule is missing"} }, step: StepFirewall,
 			says: "the rules on node-2 are not in force: a rule is missing"},
 

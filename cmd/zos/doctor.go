@@ -67,7 +67,7 @@ func (a *app) showDiagnosis(d client.Diagnosis) error {
 	}
 	if d.OK {
 		if a.format != "json" {
-			fmt.Fprintf(a.out, "\nNothing keeps %s from %s of %s. If it fails all the same, look at the programs: zos logs\n", d.From, d.Port, d.To)
+			fmt.Fprintf(a.out, "\n%s. If it fails all the same, look at the programs:\nzos logs %s/%s\n", d.Summary(), d.Contract, d.To)
 		}
 		return nil
 	}

@@ -171,6 +171,22 @@ func TestADiagnosisForPeople(t *testing.T) {
 	if err := a.showDiagnosis(broken); err != nil || !strings.Contains(b.String(), "Nothing keeps web from 22/tcp of db") {
 		t.Errorf("%v\n%s", err, b.String())
 	}
+	for want, change := range map[string]func(*client.Diagnosis){
+		"\nNothing keeps web from 22/tcp of db. If it fails all the same, look at the programs:\nzos logs demo/shop/db\n": func(*client.Diagnosis) {},
+		"\nweb reaches 5432/tcp of db, and nothing else there. ":                                                          func(d *client.Diagnosis) { d.Port, d.Reaches = client.Port{}.String(), []string{"5432/tcp"} },
+		"\nweb reaches 80/tcp, icmp and 53/udp of db, and nothing else there. ": func(d *client.Diagnosis) {
+			d.Port, d.Reaches = client.Port{}.String(), []string{"80/tcp", "icmp", "53/udp"}
+		},
+		"\nweb reaches every port of db. ": func(d *client.Diagnosis) { d.Port, d.Open = client.Port{}.String(), true },
+	} {
+		well := broken
+		well.Contract = "demo/shop"
+		change(&well)
+		b.Reset()
+		if err := a.showDiagnosis(well); err != nil || !strings.Contains(b.String(), want) {
+			t.Errorf("%v\n%s\nwant %s", err, b.String(), want)
+		}
+	}
 	b.Reset()
 	a.format = "json"
 	broken.OK = false

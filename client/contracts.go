@@ -9,6 +9,7 @@ import (
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/sign"
+	"github.com/zero-os/zos/spec"
 	"github.com/zero-os/zos/spec/plan"
 )
 
@@ -26,7 +27,7 @@ func (c *Client) Contract(ctx context.Context, id canon.Hash) (Contract, error) 
 		return Contract{}, err
 	}
 	if !ok {
-		return Contract{}, problem.New("contract-unknown", "no contract %s", id.Short()).WithFix("list them with: zos ps")
+		return Contract{}, problem.New("contract-unknown", "no contract %s", id.Short()).WithFix(listContracts)
 	}
 	return c.newest(id, rec)
 }
@@ -44,8 +45,65 @@ func (c *Client) newest(id canon.Hash, rec contract.ContractRecord) (Contract, e
 	return out, err
 }
 
-// FindContract resolves group/deployment, or at least 8 hex digits of the id.
+// contractNames is where the names of active contracts lie, below their groups' ids.
+const contractNames = "name/contract/"
+
+const listContracts = "list them with: zos contract ls"
+
+// FindContract resolves group/deployment, or at least 8 hex digits of the id. For
+// one that is not there, the error says where to look.
 func (c *Client) FindContract(ctx context.Context, ref string) (Contract, error) {
+	k, err := c.findContract(ctx, ref)
+	if problem.Code(err) != "contract-unknown" || problem.Fix(err) == moreDigits {
+		return k, err
+	}
+	names, errNames := c.Names(ctx)
+	held, errHeld := List[contract.NameRecord](ctx, c, contractNames)
+	open, errOpen := c.Proposals(ctx, false)
+	if errNames != nil || errHeld != nil || errOpen != nil {
+		return k, err // what was asked is answered; only the advice is missing
+	}
+	known := make([]string, 0, len(held))
+	for _, r := range held {
+		if group, name, ok := strings.Cut(r.Name, "/"); ok {
+			if id, err := canon.ParseHash(group); err == nil {
+				known = append(known, names.Of(id)+"/"+name)
+			}
+		}
+	}
+	return k, contractUnknown(ref, known, open, names)
+}
+
+// contractUnknown tells what may be meant by a contract that is not there: one that
+// waits for approvals, or another name.
+func contractUnknown(ref string, known []string, open []Proposal, names Names) error {
+	for _, o := range open {
+		full := names.Of(o.Record.Group) + "/" + o.Record.Name
+		if o.Record.Action != contract.ActionDeploy {
+			continue // the contract is there
+		}
+		if ref == full || ref == o.Record.Group.String()+"/"+o.Record.Name || ref == o.Record.Name || len(ref) >= minPrefix && strings.HasPrefix(o.ID.String(), ref) {
+			return problem.New("contract-unknown", "no contract %q yet", ref).WithFix("it waits for approvals: zos approve %s", o.ID.Short())
+		}
+	}
+	p := problem.New("contract-unknown", "no contract %q", ref)
+	group, name, grouped := strings.Cut(ref, "/")
+	if !grouped {
+		name = ref
+	}
+	full, short := map[string]string{}, []string{}
+	for _, k := range known {
+		if of, n, _ := strings.Cut(k, "/"); !grouped || of == group {
+			full[n], short = k, append(short, n)
+		}
+	}
+	if near := spec.Nearest(name, short); len(near) > 0 {
+		return p.WithFix("did you mean %s?", full[near[0]])
+	}
+	return p.WithFix(listContracts)
+}
+
+func (c *Client) findContract(ctx context.Context, ref string) (Contract, error) {
 	if group, name, ok := strings.Cut(ref, "/"); ok {
 		gid, err := c.GroupID(ctx, group)
 		if err != nil {
@@ -119,7 +177,7 @@ type Workload struct {
 // active lists the contracts that stand, by the names that they hold: cancelled
 // ones, and the histories of all others' versions, are not read.
 func (c *Client) active(ctx context.Context) ([]Contract, error) {
-	records, err := List[contract.NameRecord](ctx, c, "name/contract/")
+	records, err := List[contract.NameRecord](ctx, c, contractNames)
 	if err != nil {
 		return nil, err
 	}

@@ -26,6 +26,9 @@ func suggest(name string, known []string, otherwise string) string {
 	return otherwise
 }
 
+// moreDigits mends a prefix of several ids.
+const moreDigits = "write more digits"
+
 // find resolves what a person wrote (a name, or at least 8 hex digits of an id)
 // among named ids.
 func find(kind, ref string, ids map[string]canon.Hash) (canon.Hash, error) {
@@ -51,16 +54,13 @@ func find(kind, ref string, ids map[string]canon.Hash) (canon.Hash, error) {
 		return canon.Hash{}, problem.New(kind+"-unknown", "no %s %q", kind, ref).
 			WithFix("%s", suggest(ref, names, "list them with: zos "+plural(kind)))
 	}
-	return canon.Hash{}, problem.New(kind+"-unknown", "%d %ss begin with %s", len(found), kind, ref).WithFix("write more digits")
+	return canon.Hash{}, problem.New(kind+"-unknown", "%d %ss begin with %s", len(found), kind, ref).WithFix(moreDigits)
 }
 
 // plural is the command that lists what a kind of name stands for.
 func plural(kind string) string {
-	switch kind {
-	case "proposal":
+	if kind == "proposal" {
 		return "proposals"
-	case "contract":
-		return "ps"
 	}
 	return kind + " ls"
 }

@@ -113,19 +113,34 @@ func (c *Client) imageUnknown(ctx context.Context, ref string, cause error) erro
 	if problem.Code(cause) == "not-found" { // where it isn't says nothing to a person
 		p = problem.New("image-unknown", "no hub has an image %s", ref)
 	}
+	publish := publishFix(ref)
 	entries, err := hub.ReadTagIndex(ctx, nil, c.context.Hubs, c.Grid())
 	if err != nil {
-		return p.WithFix("publish it with: zos flist build --tag %s", ref)
+		return p.WithFix("%s", publish)
 	}
 	names, err := c.Names(ctx)
 	if err != nil {
-		return p
+		return p.WithFix("%s", publish)
 	}
 	known := make([]string, 0, len(entries))
 	for _, e := range entries {
 		known = append(known, names.Of(e.Publisher)+"/"+e.Name+":"+e.Tag)
 	}
-	return p.WithFix("%s", suggest(ref, known, "publish it with: zos flist build --tag "+ref))
+	return p.WithFix("%s", imageFix(ref, known))
+}
+
+func publishFix(ref string) string { return "publish it with: zos flist build --from DIR --tag " + ref }
+
+// imageFix names what may be meant by an image that is not there, and how to make it.
+func imageFix(ref string, known []string) string {
+	publish := publishFix(ref)
+	if fix := suggest(ref, known, publish); fix != publish {
+		if strings.HasSuffix(fix, "?") {
+			return fix + " Or " + publish
+		}
+		return fix + "; or " + publish
+	}
+	return publish
 }
 
 // Manifest returns a flist's manifest, checked against its digest, from the

@@ -2,6 +2,7 @@ package client
 
 import (
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,6 +58,23 @@ func TestATagIsItsPublishersWordAlone(t *testing.T) {
 			t.Fatal("an altered tag was accepted")
 		}
 	})
+}
+
+func TestAnUnknownImageSaysHowToPublishIt(t *testing.T) {
+	const publish = "publish it with: zos flist build --from DIR --tag red/shop:1"
+	for _, c := range []struct {
+		known []string
+		fix   string
+	}{
+		{nil, publish},
+		{[]string{"red/hello:1"}, "known: red/hello:1; or " + publish},
+		{[]string{"red/hello:1", "red/shpo:1"}, "did you mean \"red/shpo:1\"? Or " + publish},
+		{strings.Fields(strings.Repeat("red/hello:1 ", 9)), publish},
+	} {
+		if got := imageFix("red/shop:1", c.known); got != c.fix {
+			t.Errorf("of %q: %q, want %q", c.known, got, c.fix)
+		}
+	}
 }
 
 func signer(t *testing.T) sign.Signer {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	mrand "math/rand/v2"
 	"time"
 
 	"github.com/zero-os/zos/canon"
@@ -20,9 +21,9 @@ import (
 const (
 	peerAgainFirst = 250 * time.Millisecond
 	peerAgainMost  = time.Second
-	peerAgainSlow  = 2 * time.Second // the first, where answers take so long
-	peerOneLink    = 2               // sendings over one link
-	peerTries      = 6               // new requests in one call, after what was learned
+	peerAgainSlow  = time.Second // the first, where answers are slow; who swallows some can make it so
+	peerOneLink    = 2           // sendings over one link
+	peerTries      = 6           // new requests in one call, after what was learned
 )
 
 // errRebound says that the ledger has other keys of the callee than those by
@@ -152,7 +153,7 @@ func (p *Peers) request(ctx context.Context, slot canon.Hash, to Binding, run [N
 func (p *Peers) exchange(ctx context.Context, slot canon.Hash, to Binding, data []byte, take func([]byte) error) error {
 	in := p.cfg.Conn.open()
 	defer p.cfg.Conn.shut(in)
-	began := time.Now()
+	began, first := time.Now(), mrand.IntN(maxURLs)
 	pause := p.patience()
 	var refused int
 	var last error
@@ -160,7 +161,7 @@ func (p *Peers) exchange(ctx context.Context, slot canon.Hash, to Binding, data 
 		if err := p.cfg.Conn.Ready(ctx); err != nil {
 			return err
 		}
-		if err := p.send(slot, in.subject, data, sent); err != nil {
+		if err := p.send(slot, in.subject, data, first, sent); err != nil {
 			p.log.Debug("peer request not sent", "error", err) // the link went this moment
 		}
 		again := time.NewTimer(pause)
@@ -197,11 +198,12 @@ func (p *Peers) exchange(ctx context.Context, slot canon.Hash, to Binding, data 
 }
 
 // took notes how long an answer took; patience is how long to wait before a
-// request is sent again. Both as TCP does it, see RFC 6298, but for the variance.
+// request is sent again. Both as TCP does it, see RFC 6298, but for the variance,
+// and bounded: a node that is slow for once makes nobody wait for others.
 func (p *Peers) took(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.answerTime += (d - p.answerTime) / 8
+	p.answerTime += (min(d, peerAgainSlow/4) - p.answerTime) / 8
 }
 
 func (p *Peers) patience() time.Duration {
@@ -210,10 +212,11 @@ func (p *Peers) patience() time.Duration {
 	return min(max(4*p.answerTime, peerAgainFirst), peerAgainSlow)
 }
 
-// send sends a request for the nth time. Slots spread over the links.
-func (p *Peers) send(slot canon.Hash, reply string, data []byte, nth int) error {
+// send sends a request for the nth time. Calls spread over the links: which one is
+// first is drawn, so that no server can know that it is asked alone.
+func (p *Peers) send(slot canon.Hash, reply string, data []byte, first, nth int) error {
 	if nth <= peerOneLink {
-		return p.cfg.Conn.publishOne(int(slot[0])+nth, PeerSubject(slot), reply, data)
+		return p.cfg.Conn.publishOne(first+nth, PeerSubject(slot), reply, data)
 	}
 	return p.cfg.Conn.publish(PeerSubject(slot), reply, data)
 }

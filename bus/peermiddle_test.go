@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -86,10 +87,7 @@ func TestReplayedPeerRequestRunsOnce(t *testing.T) {
 	b.Sweep()
 	m.toRight(old, "")
 	peerRefused(t, b, "request-expired", 1)
-	// The refusal is forgotten too, and a clock that runs back revives nothing.
-	b.clock.add(time.Minute)
-	b.Sweep()
-	b.clock.add(-10 * time.Minute)
+	b.clock.add(-10 * time.Minute) // and a clock that runs back does not revive it
 	m.toRight(old, "")
 	peerRefused(t, b, "request-expired", 2)
 	// Nor does a new run take it.
@@ -105,6 +103,50 @@ func TestReplayedPeerRequestRunsOnce(t *testing.T) {
 	peerRefused(t, b, "request-stale", 1)
 	if got := b.got(); len(got) != 0 {
 		t.Errorf("the handler got %q", got)
+	}
+}
+
+// A server that keeps answers back and repeats many old requests at once can't make
+// the callee forget what it has just answered: the other server's copy is answered.
+func TestRepeatedOldRequestsPushOutNoAnswer(t *testing.T) {
+	w := newWorld(t)
+	m := newBetween(t, slotNamed("b"))
+	good := serve(t).URL()
+	a, b := pair(t, w, []string{m.left, good}, []string{m.right, good})
+	bothUp(t, a.conn)
+	bothUp(t, b.conn)
+	var mu sync.Mutex
+	var old [][]byte
+	m.onRequest(func(data []byte, reply string) {
+		mu.Lock()
+		old = append(old, bytes.Clone(data))
+		mu.Unlock()
+		m.toRight(data, reply)
+	})
+	kept := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(old)
+	}
+	for i := 0; kept() < 70; i++ {
+		a.echo(t, ctx(t), b, fmt.Sprint(i))
+	}
+	b.clock.add(2 * time.Minute) // all of them are past their expiry
+	b.Sweep()
+	m.onRequest(nil)
+	a.echo(t, ctx(t), b, "now") // so a knows b's clock again
+	m.onAnswer(func(_ []byte, reply string) {
+		if reply == "" {
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for _, data := range old {
+			m.toRight(data, "")
+		}
+	})
+	for i := range 6 { // by the one server first, or by the other
+		a.echo(t, ctx(t), b, fmt.Sprint("under attack ", i))
 	}
 }
 

@@ -89,13 +89,12 @@ func (p *Peers) takeCall(ctx context.Context, wg *sync.WaitGroup, key canon.Hash
 	}
 	if err != nil {
 		p.refuse(err)
-		if !answerable(code(err)) {
-			p.unkeep(key)
-			return
+		// A refusal is not kept: old requests that somebody repeats would push out
+		// the answers to new ones.
+		if answerable(code(err)) {
+			p.answer(ctx, k, o, nil, err)
 		}
-		// What comes again by another way is refused by the same answer.
-		k.expiry = p.clock() + helloLife
-		p.end(ctx, key, k, o, nil, err)
+		p.unkeep(key)
 		return
 	}
 	// It was meant for this run and comes from a run of the caller that lives or

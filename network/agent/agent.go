@@ -191,15 +191,15 @@ func (a *Agent) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			break
 		}
-		// One step for many events.
-		for more := true; more; {
+		// One step for many events, but not for ever more.
+		for n := 0; n < maxEvents; n++ {
 			select {
 			case e := <-a.events:
 				a.take(e)
 			case h := <-a.hints:
 				a.takeHint(h)
 			default:
-				more = false
+				n = maxEvents
 			}
 		}
 		if since := a.cfg.Now().Sub(stepped); since >= 0 && since < stepPause {
@@ -456,6 +456,9 @@ func (a *Agent) Relayed(from canon.Hash, packet []byte) {
 			a.queue(event{lane: l, msg: msg})
 		}
 	case frameBegin:
+		if slots := d.tenant.slots.Load(); slots == nil || !(*slots)[from] {
+			return
+		}
 		a.hint(hint{device: d, slot: from, number: binary.BigEndian.Uint64(body)})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -365,7 +366,11 @@ func (d *device) readStats(ctx context.Context, now time.Time) {
 	}
 	stats, err := d.wg.Stats()
 	if err != nil {
-		d.tenant.replace(ctx, d, err)
+		if errors.Is(err, net.ErrClosed) {
+			d.tenant.replace(ctx, d, now, err)
+		} else {
+			d.tenant.agent.log.Warn("read a WireGuard device", "network", d.tenant.name, "interface", d.wg.Name(), "error", err)
+		}
 		return
 	}
 	by := make(map[wireguard.Key]*wireguard.PeerStats, len(stats))

@@ -73,10 +73,12 @@ func (l *link) begin(ctx context.Context, now time.Time) {
 	})
 }
 
-// callTime is how long exchanges take of late.
+// callTime is how long exchanges take of late, at most callCounts: a peer that is
+// slow on purpose changes little for others.
 func (a *Agent) callTime() time.Duration { return time.Duration(a.calling.Load()) }
 
 func (a *Agent) took(d time.Duration) {
+	d = min(d, callCounts)
 	for {
 		old := a.calling.Load()
 		if a.calling.CompareAndSwap(old, old+(int64(d)-old)/8) {
@@ -290,7 +292,10 @@ func (t *tenant) called(from canon.Hash, r exchange.Request, unknown error) (*li
 	}
 	if r.Ask == exchange.AskBegin {
 		l.sequence = r.Sequence
-		l.beginNow(now)
+		if now.Sub(l.begunAt) >= beginGap {
+			l.begunAt = now
+			l.beginNow(now)
+		}
 	}
 	return l, nil
 }

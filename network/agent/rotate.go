@@ -69,10 +69,11 @@ func (t *tenant) rotate(ctx context.Context, now time.Time) time.Time {
 
 // replace makes a device anew that ceased to answer: somebody deleted it. t.mu is
 // held.
-func (t *tenant) replace(ctx context.Context, d *device, err error) {
-	if t.rotating {
+func (t *tenant) replace(ctx context.Context, d *device, now time.Time, err error) {
+	if t.rotating || now.Before(t.retryAt) {
 		return
 	}
+	t.retryAt = now.Add(time.Second)
 	t.agent.log.Warn("a WireGuard device was lost, it is made again", "network", t.name, "interface", d.wg.Name(), "error", err)
 	epoch := uint64(0)
 	if d == t.newest() {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +25,8 @@ type tenant struct {
 	// ensure is held while devices are made or closed, which takes time; mu never
 	// for long. ensure before mu.
 	ensure sync.Mutex
+
+	slots atomic.Pointer[map[canon.Hash]bool] // of peers, read without a lock
 
 	mu       sync.Mutex
 	topo     network.Topology
@@ -120,6 +123,7 @@ func (t *tenant) apply(topo network.Topology) error {
 			}
 		}
 	}
+	t.slots.Store(&keep)
 	errs = append(errs, t.syncRoutes())
 	return errors.Join(errs...)
 }

@@ -1,6 +1,7 @@
 package path
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"time"
 )
@@ -85,7 +86,7 @@ type Machine struct {
 	current *target // nil: the relay
 	since   time.Time
 	pending []pending
-	nextID  uint64
+	lastID  uint64
 	number  uint64 // of the newest Tell
 	out     []Effect
 
@@ -438,13 +439,14 @@ func (m *Machine) round(now time.Time) {
 }
 
 func (m *Machine) ping(now time.Time, g *target, full bool) {
-	m.nextID++
+	// Drawn, so that only who got the ping can answer it.
+	m.lastID = rand.Uint64()
 	if len(m.pending) == maxPending {
 		m.pending = m.pending[1:]
 	}
-	m.pending = append(m.pending, pending{m.nextID, g.addr, now, full})
+	m.pending = append(m.pending, pending{m.lastID, g.addr, now, full})
 	g.pinged = now
-	m.emit(Effect{Op: OpPing, Addr: g.addr, ID: m.nextID, Full: full})
+	m.emit(Effect{Op: OpPing, Addr: g.addr, ID: m.lastID, Full: full})
 }
 
 func (m *Machine) rto() time.Duration { return min(max(3*m.current.rtt, minRTO), maxRTO) }

@@ -19,6 +19,7 @@ import (
 
 // Bounds of what waits for another server's bus.
 const (
+	peerPrefix      = "peer." // questions of nodes, which ask again until they are answered
 	busWaiting      = 8192
 	busWaitingBytes = 16 << 20
 	busInboxes      = 1 << 16 // remembered, twice
@@ -30,8 +31,8 @@ const (
 
 // busLinks passes messages of the bus between servers. Every message that a
 // client publishes goes to all of them, but for two sorts, which are the bulk. A
-// question that somebody here listens to passes on only when it is asked again:
-// who is asked has links to several servers, and would get it once by each.
+// question of a node that somebody here listens to passes on only when it is asked
+// again: who is asked has links to several servers, and would get it once by each.
 // Answers go only to the servers from which the question came, and to none if the
 // asker is here.
 //
@@ -142,7 +143,7 @@ func (b *busLinks) publish(m busserver.Message) {
 		in := b.inbox(m.Reply, true)
 		again := in.asked
 		in.asked, in.here = true, time.Now()
-		if !again && b.joined != nil && b.joined.Wanted(m.Subject) {
+		if !again && strings.HasPrefix(m.Subject, peerPrefix) && b.joined != nil && b.joined.Wanted(m.Subject) {
 			return
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/client"
 	"github.com/zero-os/zos/contract"
+	"github.com/zero-os/zos/examples"
 	"github.com/zero-os/zos/node/protocol"
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/spec"
@@ -215,6 +216,15 @@ func TestTheHowToOfNetworksIsRight(t *testing.T) {
 	}
 	if len(d.Networks) != 1 || len(d.Workloads) != 2 || len(d.Workloads[0].Networks[0].Allow) != 1 {
 		t.Errorf("%+v", d)
+	}
+	hello, err := spec.Parse("hello.yaml", examples.Hello)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range d.Workloads {
+		if w.Image != hello.Workloads[0].Image {
+			t.Errorf("workload %s runs %s, and a new grid has only %s", w.Name, w.Image, hello.Workloads[0].Image)
+		}
 	}
 }
 

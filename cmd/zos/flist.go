@@ -47,7 +47,7 @@ func (a *app) flistBuildCommand() *cobra.Command {
 input) or an OCI image layout, and publish it into a hub's directory. The same
 input gives the same digest, which is printed.`,
 		Example: `  zos flist build --from ./rootfs --root-owned --tag red/web:1
-  docker save web | zos flist build --from - --entrypoint /bin/web
+  docker export web | zos flist build --from - --entrypoint /bin/web
   zos flist build --from ./layout --ref latest --hub /srv/hub`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.buildFlist(cmd.Context(), o) },

@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -228,26 +229,31 @@ func (d *diagnosis) share(ends [2]plan.Workload) finding {
 // runs tells whether a workload's receipt says that it runs.
 func (d *diagnosis) runs(name, node string) finding {
 	w, ok := d.Workloads[name]
+	router := name != d.from && name != d.to
+	what := name
+	if router {
+		what = "the router of " + d.network
+	}
 	switch {
 	case !ok:
 		return finding{} // a plan without this router would not have been accepted
 	case w.State == contract.StateRunning:
 		return finding{}
 	case w.State == contract.StatePending && w.Reason == "":
-		return broken("wait: zos ps --wait running; if it stays so: zos node show "+node, "%s has not been started on %s yet", name, node)
+		return broken("wait: zos ps --wait running; if it stays so: zos node show "+node, "%s has not been started on %s yet", what, node)
 	}
 	state := w.State
 	if w.State == contract.StateExited {
 		state = fmt.Sprintf("exited with %d", w.ExitCode)
 	}
-	detail := name + " on " + node + " is " + state
+	detail := what + " on " + node + " is " + state
 	for _, more := range []string{w.Reason, w.Detail} {
 		if more != "" {
 			detail += ": " + more
 		}
 	}
-	if name != d.from && name != d.to {
-		return broken("the node tries again by itself; if it stays so: zos node show "+node, "the network's router %s", detail)
+	if router {
+		return broken("the node tries again by itself; if it stays so: zos node show "+node, "%s", detail)
 	}
 	return broken("see why: zos logs "+d.Contract+"/"+name, "%s", detail)
 }
@@ -265,7 +271,7 @@ func (d *diagnosis) keys() finding {
 		case !asked:
 			return broken("ask as a member of the contract's group: --as NAME", "node %s was not asked", node)
 		case v.Err != nil:
-			return broken(orElse(problem.Fix(v.Err), "see how it is: zos node show "+node), "node %s does not answer: %v", node, v.Err)
+			return broken(orElse(problem.Fix(v.Err), "see how it is: zos node show "+node), "node %s does not answer%s", node, silence(end.slot, v.Err))
 		}
 		at, ok := v.Network(d.network)
 		if !ok || len(at.Keys) == 0 {
@@ -294,6 +300,16 @@ func (d *diagnosis) keys() finding {
 	}
 	return good("each knows the other's: %s epoch %d, %s epoch %d; post-quantum key %s",
 		d.nameA, newest(d.atA).Epoch, d.nameB, newest(d.atB).Epoch, quantum)
+}
+
+// silence is why a node does not answer, for behind just these words; nothing if all
+// there is to say is that no answer came in time.
+func silence(slot canon.Hash, err error) string {
+	why := strings.TrimPrefix(err.Error(), "node "+slot.Short()+" does not answer: ")
+	if problem.Code(err) == "node-silent" && errors.Is(err, context.DeadlineExceeded) && !strings.Contains(why, "last refused") {
+		return ""
+	}
+	return ": " + why
 }
 
 func newest(n protocol.Network) protocol.NetworkKey { return n.Keys[len(n.Keys)-1] }
@@ -492,8 +508,36 @@ func span(a *protocol.Age) string {
 	return (time.Duration(min(a.Seconds, 1<<31)) * time.Second).String()
 }
 
-// Diagnose gathers the facts about two workloads of a contract and explains
-// whether they can talk. as names the key to ask with; empty: any that may.
+// endOf finds the workload that a person means by its name or by an alias of it.
+func endOf(p *plan.Plan, contract, network, name string) (string, error) {
+	names, aliased := []string{}, []string{}
+	for _, w := range p.Workloads {
+		if w.Kind != plan.KindContainer {
+			continue
+		}
+		if w.Name == name {
+			return name, nil
+		}
+		names = append(names, w.Name)
+		if slices.ContainsFunc(AttachmentsOf(w), func(a plan.Attachment) bool {
+			return (network == "" || a.Network == network) && slices.Contains(a.Aliases, name)
+		}) {
+			aliased = append(aliased, w.Name)
+		}
+	}
+	switch len(aliased) {
+	case 0:
+		return "", problem.New("workload-unknown", "contract %s has no workload %q", contract, name).
+			WithFix("%s", suggest(name, names, "list them with: zos ps"))
+	case 1:
+		return aliased[0], nil
+	}
+	return "", problem.New("workload-unknown", "%q stands for %d workloads of contract %s", name, len(aliased), contract).
+		WithFix("name one of: %s", strings.Join(aliased, ", "))
+}
+
+// Diagnose gathers the facts about two workloads of a contract, each named by its
+// name or an alias, and explains whether they can talk. as names the key to ask with; empty: any that may.
 func (c *Client) Diagnose(ctx context.Context, ref, from, to, network string, port Port, as string) (Diagnosis, error) {
 	k, err := c.FindContract(ctx, ref)
 	if err != nil {
@@ -511,6 +555,13 @@ func (c *Client) Diagnose(ctx context.Context, ref, from, to, network string, po
 	for _, w := range rows {
 		if w.ContractID == k.ID {
 			f.Workloads[w.Name] = w
+		}
+	}
+	if f.Standing { // the plan of a cancelled contract is empty
+		for _, end := range []*string{&from, &to} {
+			if *end, err = endOf(f.Plan, f.Contract, network, *end); err != nil {
+				return Diagnosis{}, err
+			}
 		}
 	}
 	// What the ledger alone tells needs no key.

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -100,7 +101,9 @@ func TestADiagnosisStopsAtTheFirstThingThatIsBroken(t *testing.T) {
 		{what: "not started", change: receipt("db", contract.StatePending, ""), step: StepContract, says: "db has not been started on node-2", fix: "zos ps --wait"},
 		{what: "can't start", change: receipt("db", contract.StatePending, "object-missing"), step: StepContract, says: "db on node-2 is pending: object-missing", fix: "zos logs demo/shop/db"},
 		{what: "exited", change: receipt("web", contract.StateExited, ""), step: StepContract, says: "web on node-1 is exited with 0", fix: "zos logs demo/shop/web"},
-		{what: "no router", change: receipt(plan.RouterName("front", slot2), contract.StateFailed, "firewall-failed"), step: StepContract, says: "the network's router front-", fix: "zos node show node-2"},
+		{what: "no router", change: receipt(plan.RouterName("front", slot2), contract.StateFailed, "firewall-failed"), step: StepContract, says: "the router of front on node-2 is failed: firewall-failed", fix: "zos node show node-2"},
+
+		{what: "router not started", change: receipt(plan.RouterName("front", slot2), contract.StatePending, ""), step: StepContract, says: "the router of front has not been started on node-2 yet", fix: "zos ps --wait"},
 
 		{what: "not asked", change: func(f *Facts) { delete(f.Views, slot2) }, step: StepKeys, says: "node-2 was not asked", fix: "--as"},
 		{what: "silent", change: func(f *Facts) {
@@ -174,6 +177,56 @@ func TestADiagnosisStopsAtTheFirstThingThatIsBroken(t *testing.T) {
 		}
 		if d.OK || last.OK || last.Name != c.step || !strings.Contains(last.Detail, c.says) || !strings.Contains(last.Fix, c.fix) {
 			t.Errorf("%s: %+v\nwant step %s, %q, fix %q", c.what, last, c.step, c.says, c.fix)
+		}
+	}
+}
+
+func TestASilentNodeIsToldOnce(t *testing.T) {
+	waited := fmt.Errorf("wait for an answer (0 refused): %w", context.DeadlineExceeded)
+	says := "node " + slot1.Short() + " does not answer: "
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{problem.New("node-silent", "%s%w", says, waited), ""},
+		{problem.New("node-silent", "%s%w (last refused answer: %v)", says, waited, "forged"),
+			": wait for an answer (0 refused): context deadline exceeded (last refused answer: forged)"},
+		{problem.New("node-silent", "%sno power", says), ": no power"},
+		{problem.New("bus-unreachable", "no bus: %w", context.DeadlineExceeded), ": no bus: context deadline exceeded"},
+	} {
+		if got := silence(slot1, c.err); got != c.want {
+			t.Errorf("%v: %q, want %q", c.err, got, c.want)
+		}
+	}
+}
+
+func TestAWorkloadIsFoundByItsNameOrAlias(t *testing.T) {
+	f := shop(t)
+	for i, aliases := range [][]string{{"all", "postgres"}, {"all", "web"}} { // db, job
+		w := &f.Plan.Workloads[i]
+		c, err := plan.DecodeContainer(w.Config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Networks[0].Aliases = aliases
+		if w.Config, err = canon.Marshal(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct{ name, network, want, fix string }{
+		{name: "db", want: "db"},
+		{name: "lone", want: "lone"},
+		{name: "postgres", want: "db"},
+		{name: "postgres", network: "front", want: "db"},
+		{name: "postgres", network: "back", fix: "known: db, job, lone, web"},
+		{name: "web", want: "web"}, // a name comes before an alias
+		{name: "all", fix: "name one of: db, job"},
+		{name: "bd", fix: `did you mean "db"?`},
+		{name: plan.RouterName("front", slot1), fix: "known: db, job, lone, web"},
+	} {
+		got, err := endOf(f.Plan, f.Contract, c.network, c.name)
+		if got != c.want || problem.Fix(err) != c.fix || (err != nil) != (c.fix != "") || err != nil && problem.Code(err) != "workload-unknown" {
+			t.Errorf("%+v: %q, %v, fix %q", c, got, err, problem.Fix(err))
 		}
 	}
 }

@@ -581,9 +581,10 @@ func powerCut(w *world, id canon.Hash) {
 		if name == "c" {
 			epoch = 2 // keys of one boot only: re-keyed by the farm's agent
 		}
+		// The workload, and the router of its network.
 		w.eventually(actTime, name+" runs again", func(ctx context.Context) (bool, string, error) {
 			b, err := w.c.Heartbeat(ctx, w.g.founding.slotIDs[i])
-			return err == nil && b.Status.Running == 1 && b.Epoch == epoch, fmt.Sprintf("epoch %d, %+v", b.Epoch, b.Status), err
+			return err == nil && b.Status.Running == 2 && b.Epoch == epoch, fmt.Sprintf("epoch %d, %+v", b.Epoch, b.Status), err
 		})
 		r := w.workload(id, name, actTime, "has a receipt of this boot's key", func(r client.Workload) bool {
 			return r.State == contract.StateRunning && r.Epoch == epoch

@@ -257,3 +257,70 @@ func TestBusesOfAClusterAreOne(t *testing.T) {
 		}
 	})
 }
+
+// A node's question crosses to another server only when it is asked again, if
+// somebody listens here; a person's, who may not ask again, always.
+func TestQuestionsOfNodesCrossWhenTheyAreAskedAgain(t *testing.T) {
+	w := rendezvoustest.NewWorld()
+	servers := w.Cluster(t, 2)
+	one, two := servers[0].URL(), servers[1].URL()
+	a, b := w.Join(t, "a").Slot, w.Join(t, "b").Slot
+	asker := busOf(t, one, "node."+a.String(), tokenA)
+	person, far := busOf(t, one, "people", tokenB), busOf(t, two, "people", tokenB)
+	here, there := busOf(t, one, "node."+b.String(), tokenA), busOf(t, two, "node."+b.String(), tokenA)
+	beats, err := far.SubscribeSync("heartbeat.*")
+	must(t, err)
+	must(t, far.Flush())
+	listen := func(c *nats.Conn, subject string) *nats.Subscription {
+		sub, err := c.SubscribeSync(subject)
+		must(t, err)
+		must(t, c.Flush())
+		return sub
+	}
+	// count is how many questions there are at sub once a new heartbeat has crossed,
+	// which does so behind them.
+	beat := byte(0)
+	count := func(c *nats.Conn, sub *nats.Subscription) int {
+		t.Helper()
+		beat++
+		rendezvoustest.Until(t, "a heartbeat crosses", func() bool {
+			must(t, asker.Publish("heartbeat."+a.String(), []byte{beat}))
+			for {
+				m, err := beats.NextMsg(20 * time.Millisecond)
+				if err != nil || m.Data[0] == beat {
+					return err == nil
+				}
+			}
+		})
+		must(t, c.Flush())
+		n, _, err := sub.Pending()
+		must(t, err)
+		return n
+	}
+	question := func(c *nats.Conn, subject, inbox string) {
+		t.Helper()
+		must(t, c.PublishRequest(subject, inbox, []byte("question")))
+		must(t, c.Flush())
+	}
+	away := listen(there, bus.PeerSubject(b))
+	count(there, away) // the way between the buses is open
+	question(asker, bus.PeerSubject(b), "inbox."+tokenA+".1")
+	if n := count(there, away); n != 1 {
+		t.Errorf("%d came though nobody listens where it was asked, want 1", n)
+	}
+	near := listen(here, bus.PeerSubject(b))
+	question(asker, bus.PeerSubject(b), "inbox."+tokenA+".2")
+	if n := count(there, away); n != 1 {
+		t.Errorf("%d came, want 1: the second one was heard where it was asked", n)
+	}
+	question(asker, bus.PeerSubject(b), "inbox."+tokenA+".2")
+	if n, m := count(there, away), count(here, near); n != 2 || m != 2 {
+		t.Errorf("%d came there and %d here, want 2 and 2: it was asked again", n, m)
+	}
+	listen(here, bus.RequestSubject(b))
+	requests := listen(there, bus.RequestSubject(b))
+	question(person, bus.RequestSubject(b), "inbox."+tokenB+".1")
+	if n := count(there, requests); n != 1 {
+		t.Errorf("%d requests of a person came, want 1", n)
+	}
+}

@@ -91,6 +91,22 @@ func TestOneSideCutBringsBothToTheRelay(t *testing.T) {
 	}
 }
 
+// Who did not get a ping can't know what answers it.
+func TestIDsOfPingsAreNotFoundByCounting(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	at := netip.MustParseAddrPort("198.51.100.7:1")
+	m := NewMachine(Timing{})
+	var ids []uint64
+	for _, e := range append(m.Told(now, Tell{Number: 1, Candidates: []Candidate{{Global, at}}}), m.Tick(now.Add(burstStep))...) {
+		if e.Op == OpPing {
+			ids = append(ids, e.ID)
+		}
+	}
+	if len(ids) < 2 || ids[1]-ids[0] < 1<<16 || ids[0]-ids[1] < 1<<16 {
+		t.Errorf("pings have the ids %d", ids)
+	}
+}
+
 // A path that swallows large packets, be it in one direction, is not taken, and one
 // that begins to is left.
 func TestPathThatSwallowsLargePacketsIsNotTaken(t *testing.T) {
@@ -126,11 +142,7 @@ func TestMovedNodeIsOnTheRelayAtOnceAndThenDirect(t *testing.T) {
 	w.meet()
 	w.until("direct", 5*time.Second, w.direct)
 	w.run(3 * time.Second)
-	// Another router, another address: what was open is closed.
-	w.a.inside = netip.MustParseAddrPort("192.168.77.9:1000")
-	w.a.nat.outside = netip.MustParseAddr("198.51.100.99")
-	clear(w.a.nat.ports)
-	clear(w.a.nat.sent)
+	w.carry()
 	w.a.do(w.a.m.Moved(w.now))
 	if w.a.path.IsValid() {
 		t.Errorf("still on %v", w.a.path)
@@ -152,10 +164,7 @@ func TestWhatWasLostWithTheRelayIsToldAgain(t *testing.T) {
 	w.meet()
 	w.until("direct", 5*time.Second, w.direct)
 	w.run(3 * time.Second)
-	w.a.inside = netip.MustParseAddrPort("192.168.77.9:1000")
-	w.a.nat.outside = netip.MustParseAddr("198.51.100.99")
-	clear(w.a.nat.ports)
-	clear(w.a.nat.sent)
+	w.carry()
 	w.a.do(slices.DeleteFunc(w.a.m.Moved(w.now), func(e Effect) bool { return e.Op == OpTell }))
 	w.run(2 * relayDelay)
 	if !w.b.path.IsValid() {

@@ -222,6 +222,15 @@ func (s *side) do(effects []Effect) {
 	}
 }
 
+// carry puts a behind another router, with other addresses: what was open is
+// closed. The machine is not told.
+func (w *world) carry() {
+	w.a.inside = netip.MustParseAddrPort("192.168.77.9:1000")
+	w.a.nat.outside = netip.MustParseAddr("198.51.100.99")
+	clear(w.a.nat.ports)
+	clear(w.a.nat.sent)
+}
+
 // meet is the exchange of keys, which carries the first addresses.
 func (w *world) meet() {
 	w.a.tell(false, false)

@@ -58,9 +58,9 @@
 // "reply-gap" or "stream-lost", and a slot whose identity is "none" looks silent to
 // its farm's agent. Against that a list may name several servers: nodes and people
 // keep a link to each. The request of a person goes out over all of them, the call
-// of a node over one after the other and, unless it is answered within a second,
-// over all; it is answered over the one that brought it first, between nodes over
-// each that brought it.
+// of a node over one after the other and then, still not answered, over all. It is
+// answered over the one that brought it first, between nodes over each that
+// brought it.
 //
 // Messages larger than MaxChunk are split by the sender; every queue, cache and
 // table in this package is bounded.

@@ -15,15 +15,15 @@ import (
 
 // Times between the sendings of one request: soon again, since the other side
 // may connect this moment, or a server may drop what it should pass on; but not
-// before answers come these days, or who is slow would be asked ever more. The first goes over one link, the second
-// over the next, and those after them over all: what passes the first time, as
-// nearly all does, costs the servers one message.
+// before answers come these days, or who is slow would be asked ever more. The
+// first goes over one link, the second over the next, and those after them over
+// all: what passes the first time, as nearly all does, costs the servers one
+// message.
 const (
 	peerAgainFirst = 250 * time.Millisecond
 	peerAgainMost  = time.Second
-	peerAgainSlow  = time.Second // the first, where answers are slow; who swallows some can make it so
-	peerOneLink    = 2           // sendings over one link
-	peerTries      = 6           // new requests in one call, after what was learned
+	peerOneLink    = 2 // sendings over one link
+	peerTries      = 6 // new requests in one call, after what was learned
 )
 
 // errRebound says that the ledger has other keys of the callee than those by
@@ -32,8 +32,7 @@ var errRebound = errors.New("the slot has new keys")
 
 // Call asks the node in a slot and returns its answer. It goes out over one link
 // after the other, then over all, until an answer comes; the other side runs it
-// once.
-// Without a deadline in ctx it waits CallDeadline, and never longer than
+// once. Without a deadline in ctx it waits CallDeadline, and never longer than
 // MaxPeerLife. Errors have the code that the other node gave, or "node-silent",
 // "node-rekeyed", "bus-unreachable", "request-invalid", or that of the ledger.
 //
@@ -148,8 +147,8 @@ func (p *Peers) request(ctx context.Context, slot canon.Hash, to Binding, run [N
 }
 
 // exchange sends data to a slot, again and again, until take returns nil for an
-// answer. When the ledger turns out to have other keys of the
-// slot than to, it returns errRebound.
+// answer. When the ledger turns out to have other keys of the slot than to, it
+// returns errRebound.
 func (p *Peers) exchange(ctx context.Context, slot canon.Hash, to Binding, data []byte, take func([]byte) error) error {
 	in := p.cfg.Conn.open()
 	defer p.cfg.Conn.shut(in)
@@ -188,7 +187,7 @@ func (p *Peers) exchange(ctx context.Context, slot canon.Hash, to Binding, data 
 				return silentPeer(slot, ctx.Err(), refused, last)
 			}
 		}
-		pause = min(2*pause, max(pause, peerAgainMost))
+		pause = min(2*pause, peerAgainMost)
 		// Who was given new keys cannot open what was sealed to the old ones, and
 		// so is silent. Look less and less often: most who are silent are off.
 		if sent&(sent-1) == 0 && sent > 1 && p.rebound(ctx, slot, to) {
@@ -198,18 +197,19 @@ func (p *Peers) exchange(ctx context.Context, slot canon.Hash, to Binding, data 
 }
 
 // took notes how long an answer took; patience is how long to wait before a
-// request is sent again. Both as TCP does it, see RFC 6298, but for the variance,
-// and bounded: a node that is slow for once makes nobody wait for others.
+// request is sent again, from peerAgainFirst to peerAgainMost. It is a mean as in
+// RFC 6298, of bounded samples: a node that is slow for once, or a server that
+// swallows answers, makes nobody wait longer for others.
 func (p *Peers) took(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.answerTime += (min(d, peerAgainSlow/4) - p.answerTime) / 8
+	p.answerTime += (min(d, peerAgainMost/4) - p.answerTime) / 8
 }
 
 func (p *Peers) patience() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return min(max(4*p.answerTime, peerAgainFirst), peerAgainSlow)
+	return max(4*p.answerTime, peerAgainFirst)
 }
 
 // send sends a request for the nth time. Calls spread over the links: which one is

@@ -208,8 +208,8 @@ func TestPeersSurviveTheLossOfAServer(t *testing.T) {
 	b.echo(t, ctx(t), a, "back")
 }
 
-// A server that carries requests and swallows every answer costs nothing: the
-// answer goes back over each link that brought the request.
+// A server that carries requests and swallows every answer is no obstacle: the
+// request goes over another one next, and the answer back over each.
 func TestServerThatSwallowsAnswersIsNoObstacle(t *testing.T) {
 	w := newWorld(t)
 	m := newBetween(t, slotNamed("b"))

@@ -191,17 +191,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			break
 		}
-		// One step for many events, but not for ever more.
-		for n := 0; n < maxEvents; n++ {
-			select {
-			case e := <-a.events:
-				a.take(e)
-			case h := <-a.hints:
-				a.takeHint(h)
-			default:
-				n = maxEvents
-			}
-		}
+		a.takeWaiting() // one step for many events
 		if since := a.cfg.Now().Sub(stepped); since >= 0 && since < stepPause {
 			timer.Reset(stepPause - since)
 			continue
@@ -492,6 +482,20 @@ func (a *Agent) queue(e event) {
 	select {
 	case a.events <- e:
 	default: // the peer says it again
+	}
+}
+
+// takeWaiting takes what waits now, but not for ever what comes meanwhile.
+func (a *Agent) takeWaiting() {
+	for range maxEvents {
+		select {
+		case e := <-a.events:
+			a.take(e)
+		case h := <-a.hints:
+			a.takeHint(h)
+		default:
+			return
+		}
 	}
 }
 

@@ -44,6 +44,7 @@ type world struct {
 
 const (
 	callDelay = 5 * time.Millisecond
+	callAgain = 250 * time.Millisecond
 	udpDelay  = 3 * time.Millisecond
 )
 
@@ -280,13 +281,9 @@ func (n *node) Handle(_ string, h func(context.Context, canon.Hash, []byte) ([]b
 func (n *node) Call(ctx context.Context, slot canon.Hash, _ string, body []byte) ([]byte, error) {
 	w := n.w
 	w.mu.Lock()
-	evil := w.messages
 	w.calls++
 	w.mu.Unlock()
-	deliver, answer := [][]byte{body}, func(b []byte) ([]byte, error) { return b, nil }
-	if evil != nil {
-		deliver, answer = evil(n.slot, slot, body)
-	}
+	deliver, answer := w.message(n.slot, slot, body)
 	wait := func(d time.Duration) error {
 		select {
 		case <-ctx.Done():
@@ -297,6 +294,12 @@ func (n *node) Call(ctx context.Context, slot canon.Hash, _ string, body []byte)
 	}
 	if err := wait(callDelay); err != nil {
 		return nil, err
+	}
+	for len(deliver) == 0 { // lost, and sent again as the bus does
+		if err := wait(callAgain); err != nil {
+			return nil, err
+		}
+		deliver, answer = w.message(n.slot, slot, body)
 	}
 	var out []byte
 	err := errors.New("no answer")
@@ -318,13 +321,21 @@ func (n *node) Call(ctx context.Context, slot canon.Hash, _ string, body []byte)
 			err = wait(time.Hour) // dropped
 		}
 	}
-	if len(deliver) == 0 {
-		return nil, wait(time.Hour)
-	}
 	if err != nil {
 		return nil, err
 	}
 	return out, wait(callDelay)
+}
+
+// message is what becomes of a message now.
+func (w *world) message(from, to canon.Hash, body []byte) (deliver [][]byte, answer func([]byte) ([]byte, error)) {
+	w.mu.Lock()
+	evil := w.messages
+	w.mu.Unlock()
+	if evil != nil {
+		return evil(from, to, body)
+	}
+	return [][]byte{body}, func(b []byte) ([]byte, error) { return b, nil }
 }
 
 // fakeRelay is the node's relay link.

@@ -28,6 +28,8 @@ const (
 	KindRequest    = "zos-request-v1"
 	KindReply      = "zos-reply-v1"
 	KindHeartbeat  = "zos-heartbeat-v1"
+	KindPool       = "zos-pool-v1"
+	KindZone       = "zos-zone-v1"
 )
 
 // Header begins every statement. Embedding it in a struct inlines its fields.
@@ -130,6 +132,42 @@ type Consent struct {
 	Capacity Capacity   `cbor:"capacity"`
 	Sequence uint64     `cbor:"sequence"`
 	Expiry   uint64     `cbor:"expiry"`
+}
+
+// Pool makes a slot a gateway: which public addresses of the farm are at its
+// public network card, signed by the farm. The newest sequence per slot counts;
+// one without ranges takes the addresses back.
+type Pool struct {
+	Header
+	Farm canon.Hash `cbor:"farm"`
+	Slot canon.Hash `cbor:"slot"`
+	// MAC of the card on which the addresses live, "52:54:00:…". It is another one
+	// than the node's own uplink, and in a namespace of its own.
+	MAC    string  `cbor:"mac"`
+	Ranges []Range `cbor:"ranges"` // sorted by prefix, disjoint
+	// Shared are the addresses of the ranges that all tenants share, sorted, each
+	// once; the others are leased whole. By host name they serve 80 and 443; First
+	// to Last are their ports that contracts lease; 0 and 0: none.
+	Shared   []string `cbor:"shared"`
+	First    uint16   `cbor:"first"`
+	Last     uint16   `cbor:"last"`
+	Sequence uint64   `cbor:"sequence"`
+}
+
+// Range is the public addresses of one prefix.
+type Range struct {
+	Prefix string `cbor:"prefix"` // of the segment, in canonical text
+	Router string `cbor:"router"` // default router in the prefix
+	First  string `cbor:"first"`  // first address of the pool
+	Last   string `cbor:"last"`   // last one, inclusive
+}
+
+// Zone is the domain under which a grid's groups reserve names, signed by the
+// release quorum. The newest sequence counts.
+type Zone struct {
+	Header
+	Domain   string `cbor:"domain"` // a host name, at most 180 bytes
+	Sequence uint64 `cbor:"sequence"`
 }
 
 // Node binds keys to a slot: admission (epoch 1) or re-keying (epoch + 1). It

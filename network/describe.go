@@ -42,7 +42,7 @@ func DescribeAttachment(a plan.Attachment) []string {
 		if len(r.Peers) > 0 {
 			by = strings.Join(r.Peers, ", ")
 		}
-		lines = append(lines, "    reached  "+in+" by "+by+" on "+Ports(r))
+		lines = append(lines, "    reached  "+in+" by "+by+" on "+r.Ports())
 	}
 	switch a.Egress {
 	case plan.EgressNode:
@@ -54,18 +54,6 @@ func DescribeAttachment(a plan.Attachment) []string {
 		lines = append(lines, fmt.Sprintf("    limit    %s %s each way", in, Rate(a.Bandwidth)))
 	}
 	return lines
-}
-
-// Ports shows what a rule opens as a spec writes it: 5432/tcp, 8000-8010/udp or
-// icmp.
-func Ports(r plan.Rule) string {
-	switch {
-	case r.Protocol == plan.ProtocolICMP:
-		return r.Protocol
-	case r.First == r.Last:
-		return fmt.Sprintf("%d/%s", r.First, r.Protocol)
-	}
-	return fmt.Sprintf("%d-%d/%s", r.First, r.Last, r.Protocol)
 }
 
 // Rate shows bits a second as a spec writes them, in the widest whole unit.

@@ -54,6 +54,18 @@ type Rule struct {
 	Peers    []string `cbor:"peers"`    // workloads of the network, sorted; empty: all of them
 }
 
+// Ports shows what a rule opens as a spec writes it: 5432/tcp, 8000-8010/udp or
+// icmp.
+func (r Rule) Ports() string {
+	switch {
+	case r.Protocol == ProtocolICMP:
+		return r.Protocol
+	case r.First == r.Last:
+		return fmt.Sprintf("%d/%s", r.First, r.Protocol)
+	}
+	return fmt.Sprintf("%d-%d/%s", r.First, r.Last, r.Protocol)
+}
+
 // Where an Attachment's packets may go besides its network. At most one
 // attachment of a workload may have another egress than EgressNone.
 const (

@@ -66,6 +66,9 @@ func parseRanges(ipv4, ipv6 string) (r ranges, err error) {
 type netCheck struct {
 	networks map[string]*netView
 	names    map[string]bool // of all workloads
+	runs     map[string]bool // those that a gateway can publish
+	gateways []gatewayOf
+	keys     map[[32]byte]string // device by key
 }
 
 // netView is one network while it is checked.
@@ -83,7 +86,8 @@ func (p Plan) newNetCheck() (*netCheck, error) {
 	if len(p.Networks) > MaxNetworks {
 		return nil, invalid("plan %s has %d networks, at most %d are allowed", p.Name, len(p.Networks), MaxNetworks)
 	}
-	c := &netCheck{networks: make(map[string]*netView, len(p.Networks)), names: make(map[string]bool, len(p.Workloads))}
+	c := &netCheck{networks: make(map[string]*netView, len(p.Networks)), names: make(map[string]bool, len(p.Workloads)),
+		runs: map[string]bool{}, keys: map[[32]byte]string{}}
 	all := make([]ranges, 0, len(p.Networks))
 	for i, n := range p.Networks {
 		if !ValidNetworkName(n.Name) {
@@ -108,6 +112,7 @@ func (p Plan) newNetCheck() (*netCheck, error) {
 	}
 	for _, w := range p.Workloads {
 		c.names[w.Name] = true
+		c.runs[w.Name] = w.Kind == KindContainer
 	}
 	return c, nil
 }
@@ -231,11 +236,14 @@ func (c *netCheck) finish(p Plan) error {
 					if _, ok := v.attached[peer]; !ok {
 						return invalid("workload %s lets %s in, which is not in network %s", w.Name, peer, n.Name)
 					}
+					if slices.ContainsFunc(c.gateways, func(g gatewayOf) bool { return g.name == peer }) {
+						return invalid("workload %s lets the gateway %s in: what a gateway reaches is what it publishes", w.Name, peer)
+					}
 				}
 			}
 		}
 	}
-	return nil
+	return c.finishGateways()
 }
 
 // validateAttachments checks what can be known without the plan's networks.

@@ -14,7 +14,7 @@ import (
 // must hold in memory to read one.
 const (
 	MaxSize      = 192 << 10 // bytes of an encoded Plan
-	MaxWorkloads = 512       // containers and routers
+	MaxWorkloads = 512       // of all kinds
 	MaxArgs      = 256       // entries of Args, and of Env
 	MaxString    = 32 << 10  // bytes of one argument or variable
 	MaxID        = 65535     // highest UID and GID: one user namespace
@@ -153,6 +153,16 @@ func (w Workload) check(nets *netCheck) error {
 		var c NetworkConfig
 		if c, err = DecodeNetworkConfig(w.Config); err == nil && nets != nil {
 			return nets.router(w, c)
+		}
+	case KindGateway:
+		var g Gateway
+		if g, err = DecodeGateway(w.Config); err == nil && nets != nil {
+			return nets.publish(w, g)
+		}
+	case KindDevice:
+		var d Device
+		if d, err = DecodeDevice(w.Config); err == nil && nets != nil {
+			return nets.join(w, d)
 		}
 	default:
 		return invalid("workload %s: kind %.80q is not known", w.Name, w.Kind)

@@ -148,9 +148,14 @@ type Pool struct {
 	// Shared are the addresses of the ranges that all tenants share, sorted, each
 	// once; the others are leased whole. By host name they serve 80 and 443; First
 	// to Last are their ports that contracts lease; 0 and 0: none.
-	Shared   []string `cbor:"shared"`
-	First    uint16   `cbor:"first"`
-	Last     uint16   `cbor:"last"`
+	Shared []string `cbor:"shared"`
+	First  uint16   `cbor:"first"`
+	Last   uint16   `cbor:"last"`
+	// ACME is the directory URL of the authority that certifies the hosts whose
+	// TLS ends at this gateway, https; empty: none does. Roots are the DER
+	// certificates by which its own certificate is checked; empty: the public ones.
+	ACME     string   `cbor:"acme"`
+	Roots    [][]byte `cbor:"roots"`
 	Sequence uint64   `cbor:"sequence"`
 }
 

@@ -22,6 +22,12 @@ type Facts struct {
 	// Standing is the plan of this deployment that runs now, or nil. What stays
 	// in the deployment keeps its node, ranges and addresses.
 	Standing *plan.Plan
+	// Zone is the grid's domain, under which groups reserve names; empty: the grid
+	// has none.
+	Zone string
+	// Name looks up who has reserved a label directly under Zone: a group's name
+	// for people, and whether that is this group. Nil: nothing is reserved.
+	Name func(label string) (holder string, mine, reserved bool)
 	// Image resolves publisher/name:tag or a digest. Its error should be a
 	// problem.Error; its advice is shown under the image's line.
 	Image func(ctx context.Context, ref string) (Image, error)
@@ -35,6 +41,20 @@ type Node struct {
 	// Own is what this deployment's standing version uses there: an update
 	// gives it back.
 	Own contract.Capacity
+	// Pool is the public addresses at the node; nil: none, so it can't run a
+	// gateway.
+	Pool *contract.Pool
+	// Ports are those at the pool's shared addresses that other contracts lease,
+	// and Leased the pool's addresses that others lease whole, in canonical text;
+	// each with who holds it, for people.
+	Ports  map[PublicPort]string
+	Leased map[string]string
+}
+
+// PublicPort is a port of a public address.
+type PublicPort struct {
+	Mode string // plan.ModeTCP or plan.ModeUDP
+	Port uint16
 }
 
 // Image is a resolved image.

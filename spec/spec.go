@@ -49,10 +49,11 @@ type Rule struct {
 	From        []string // workloads, sorted, aliases replaced by who has them; empty: everyone
 }
 
-// Workload is one entry of a deployment's workloads, defaults filled in.
+// Workload is one entry of a deployment's workloads, defaults filled in. A
+// gateway has Address and Publish; a container has all else.
 type Workload struct {
 	Name    string
-	Kind    string
+	Kind    string // plan.KindContainer or plan.KindGateway
 	Image   string
 	Node    string            // empty: the planner picks
 	Command []string          // nil: the image's
@@ -65,8 +66,35 @@ type Workload struct {
 	Memory  uint64 // bytes
 	Disk    uint64 // bytes
 	PIDs    uint64
-	// Networks are the interfaces, in their order.
+	// Networks are the interfaces, in their order. Those of a gateway follow from
+	// what it publishes, sorted by name.
 	Networks []Attachment
+	// Address is where a gateway listens: AddressShared, AddressOwn or one public
+	// address in canonical text.
+	Address string
+	Publish []Publish
+}
+
+// What a gateway's address can be besides a public address itself.
+const (
+	AddressShared = "shared" // those that the node's pool shares among all
+	AddressOwn    = "own"    // one that is leased to the deployment alone
+)
+
+// Publish is one entry of a gateway's publish, defaults filled in.
+type Publish struct {
+	Host string // a label of the grid's domain, or a full name; empty: a port
+	Mode string // one of the plan's modes
+	Port uint16 // of a port: the public one; 0: the planner picks
+	// Network is that of the backends, or the one that devices enter if Join.
+	Network  string
+	Backends []string // workloads, sorted, aliases replaced by who has them
+	Target   uint16   // port of the backends
+	Join     bool     // people's devices enter Network here
+	Entry    string   // the node by which they do; empty: the planner picks
+	Proxy    uint64   // version of the PROXY protocol; 0: none
+	Check    string   // one of the plan's checks
+	Path     string   // of an http check
 }
 
 // Defaults of a workload that says nothing else.

@@ -18,7 +18,7 @@ import (
 // osPrograms are all the executables of the system. Whatever else is executable
 // or looks like a program is refused: a list of what is allowed cannot forget an
 // interpreter that nobody thought of.
-var osPrograms = []string{"bin/runc", "bin/zos-fault", "bin/zos-init", "bin/zos-shim", "bin/zosd"}
+var osPrograms = []string{"bin/runc", "bin/zos-fault", "bin/zos-gateway", "bin/zos-init", "bin/zos-shim", "bin/zosd"}
 
 // interpreterRE are names of what runs text that somebody wrote, and of what a
 // dynamic program needs to start. It only improves the error: the list of
@@ -27,7 +27,7 @@ var interpreterRE = regexp.MustCompile(`^(ld-.*|ld-linux.*|.*\.so(\.[0-9.]+)?|([
 
 // AuditOS checks the promise "no shell, no interpreter, no setuid": it fails on
 // any file with setuid, setgid or a file capability, any executable that is
-// not one of the five programs in /bin, any shared object, device node or
+// not one of the six programs in /bin, any shared object, device node or
 // socket, and any symbolic link but /etc/resolv.conf. What is inside the
 // programs, CheckStatic looks at. The error lists every finding; its code is
 // "os-audit".

@@ -15,9 +15,9 @@ import (
 
 // OSOptions say what the system of a node is made of. Every program is static.
 type OSOptions struct {
-	ZosInit, Zosd, ZosFault, ZosShim, Runc string // paths of the programs
-	KernelDir                              string // see OpenKernel
-	Modules                                []string
+	ZosInit, Zosd, ZosFault, ZosShim, ZosGateway, Runc string // paths of the programs
+	KernelDir                                          string // see OpenKernel
+	Modules                                            []string
 	// Sink receives the objects; flist.Discard computes the digest alone.
 	Sink flist.Sink
 }
@@ -89,7 +89,8 @@ func BuildOS(ctx context.Context, o OSOptions) (OS, error) {
 		return fail(err)
 	}
 	for name, file := range map[string]string{
-		"zos-init": o.ZosInit, "zosd": o.Zosd, "zos-fault": o.ZosFault, "zos-shim": o.ZosShim, "runc": o.Runc,
+		"zos-init": o.ZosInit, "zosd": o.Zosd, "zos-fault": o.ZosFault, "zos-shim": o.ZosShim, "zos-gateway": o.ZosGateway,
+		"runc": o.Runc,
 	} {
 		if err := addProgram(ctx, t, "bin/"+name, file); err != nil {
 			return fail(err)

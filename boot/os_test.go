@@ -21,7 +21,7 @@ func osOptions(t *testing.T) boot.OSOptions {
 	t.Helper()
 	p := vmtest.BuildStatic(t, "github.com/zero-os/zos/vmtest/probeinit")
 	return boot.OSOptions{
-		ZosInit: p, Zosd: p, ZosFault: p, ZosShim: p, Runc: p,
+		ZosInit: p, Zosd: p, ZosFault: p, ZosShim: p, ZosGateway: p, Runc: p,
 		KernelDir: vmtest.Kernel(t), Modules: []string{"wireguard", "overlay"}, Sink: flist.Discard{},
 	}
 }
@@ -89,7 +89,7 @@ func FuzzParseDeps(f *testing.F) {
 func systemTree(t *testing.T, add func(*flist.Tree)) flist.Manifest {
 	t.Helper()
 	tree := flist.NewTree(flist.Discard{}, flist.Options{})
-	for _, p := range []string{"zos-init", "zosd", "zos-fault", "zos-shim", "runc"} {
+	for _, p := range []string{"zos-init", "zosd", "zos-fault", "zos-shim", "zos-gateway", "runc"} {
 		if err := tree.AddFile(context.Background(), "bin/"+p, flist.Meta{Mode: 0o755}, strings.NewReader(p)); err != nil {
 			t.Fatal(err)
 		}

@@ -13,6 +13,7 @@ const (
 	MethodNode      = "node.status"     // the node's own state
 	MethodResources = "node.resources"  // mounts, cgroups, namespaces, interfaces, bytes
 	MethodNetwork   = "network.status"  // of the networks of one contract, as this node has them
+	MethodGateway   = "gateway.status"  // of the gateways of one contract on this node
 
 	// MethodRenew keeps a stream alive. The bus answers it itself, under the
 	// rights of the stream's own method.
@@ -39,6 +40,7 @@ type Facts struct {
 //	workload.status   named     no        yes           no
 //	workload.logs     named     no        yes           no
 //	network.status    named     no        yes           no
+//	gateway.status    named     no        yes           no
 //	node.status       none      yes       no            no
 //	node.resources    none      yes       no            no
 //
@@ -47,7 +49,7 @@ type Facts struct {
 func Allowed(caller sign.PublicKey, method string, contract canon.Hash, f Facts) error {
 	refused := problem.New("not-permitted", "%s: the key %s has no right to it", method, caller.Fingerprint())
 	switch method {
-	case MethodStatus, MethodLogs, MethodNetwork:
+	case MethodStatus, MethodLogs, MethodNetwork, MethodGateway:
 		if contract.IsZero() {
 			return problem.New("request-invalid", "%s: no contract is named", method)
 		}

@@ -68,7 +68,7 @@ func sharedBuild(t *testing.T) *built {
 	}
 	defer w.Close()
 	system, err := boot.BuildOS(ctx, boot.OSOptions{
-		ZosInit: init, Zosd: zosd, ZosFault: zosd, ZosShim: zosd, Runc: zosd,
+		ZosInit: init, Zosd: zosd, ZosFault: zosd, ZosShim: zosd, ZosGateway: zosd, Runc: zosd,
 		KernelDir: vmtest.Kernel(t), Modules: []string{"wireguard"}, Sink: w,
 	})
 	if err != nil {

@@ -86,7 +86,7 @@ func (a *app) bootImage(ctx context.Context, o imageOptions) error {
 // buildFlists publishes the OS and the demo image.
 func buildFlists(ctx context.Context, w *hub.Writer, kernel string, program func(string) string) (system, hello canon.Hash, err error) {
 	built, err := boot.BuildOS(ctx, boot.OSOptions{
-		ZosInit: program("zos-init"), Zosd: program("zosd"), ZosFault: program("zos-fault"), ZosShim: program("zos-shim"),
+		ZosInit: program("zos-init"), Zosd: program("zosd"), ZosFault: program("zos-fault"), ZosShim: program("zos-shim"), ZosGateway: program("zos-gateway"),
 		Runc: program("runc"), KernelDir: kernel, Sink: w,
 	})
 	if err != nil {

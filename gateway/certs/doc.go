@@ -1,0 +1,15 @@
+// Package certs gets, keeps and renews the certificates of the hosts whose TLS
+// ends at a gateway.
+//
+// The gateways of one publication (a contract) share a Store: one account at the
+// authority, one certificate per host, challenges that any of them answers, and
+// locks so that two don't order at once. What is in the Store is encrypted
+// (Seal), because it lies on other machines than the gateways.
+//
+// A certificate is renewed in the last third of its life. While that fails the
+// old one is served to its end, and Status says from the first failure on what
+// is wrong and since when.
+//
+// It listens nowhere: package web answers HTTP-01 through ServeChallenge and
+// TLS-ALPN-01 through GetCertificate.
+package certs

@@ -28,7 +28,7 @@ const (
 var exits = map[string]int{
 	"internal": exitInternal, "state-damaged": exitInternal, "grid-failed": exitInternal, "machine-died": exitInternal, "machine-start": exitInternal,
 	"tool-missing": exitInternal, "image-missing": exitInternal, "kernel-missing": exitInternal, "module-missing": exitInternal,
-	"firewall-failed": exitInternal, "firewall-altered": exitInternal, "fault-server-down": exitInternal, "mount-failed": exitInternal,
+	"gateway-config-invalid": exitInternal, "gateway-no-backend": exitUnreachable, "firewall-failed": exitInternal, "firewall-altered": exitInternal, "fault-server-down": exitInternal, "mount-failed": exitInternal,
 	"no-verity": exitInternal, "disk-full": exitInternal, "tpm-failed": exitInternal, "start-failed": exitInternal, "shim-lost": exitInternal,
 	"answer-too-large": exitInternal,
 

@@ -10,9 +10,6 @@ import (
 	"github.com/zero-os/zos/spec/plan"
 )
 
-// ClassWorkload is the one class of action that exists.
-const ClassWorkload = "workload"
-
 // approval adds approvals to a proposal, opening it if it is new, and carries
 // it out when they meet the threshold of the group as it stands. Whether the
 // proposal is possible at all is judged at every approval, so also at the last.

@@ -49,7 +49,8 @@ func TestSchemaNamesTheFieldsOfEveryStatement(t *testing.T) {
 		"signed": Signed{}, "signature": Signature{},
 		"plan": plan.Plan{}, "workload": plan.Workload{}, "resources": plan.Resources{}, "container": plan.Container{},
 		"network": plan.Network{}, "network-node": plan.NetworkNode{}, "network-config": plan.NetworkConfig{},
-		"attachment": plan.Attachment{}, "rule": plan.Rule{},
+		"attachment": plan.Attachment{}, "rule": plan.Rule{}, "gateway": plan.Gateway{}, "route": plan.Route{}, "device": plan.Device{},
+		"pool": Pool{}, "range": Range{}, "zone": Zone{}, "name-plan": plan.Name{},
 	} {
 		if want := fields(reflect.TypeOf(v)); !slices.Equal(rules[name], want) {
 			t.Errorf("rule %s has %v, the struct %v", name, rules[name], want)

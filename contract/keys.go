@@ -1,6 +1,9 @@
 package contract
 
 import (
+	"net/netip"
+	"strconv"
+
 	"github.com/zero-os/zos/canon"
 )
 
@@ -9,6 +12,13 @@ import (
 const (
 	KeyGrid         = "grid"
 	KeyReleaseFloor = "release/floor"
+	KeyZone         = "zone"
+)
+
+// Beginnings of keys that readers list by.
+const (
+	KeyPoolPrefix     = "pool/"     // of all PoolRecords
+	KeyHostNamePrefix = "hostname/" // of all HostNameRecords
 )
 
 // KeyAccount is where account id's AccountRecord lies.
@@ -103,3 +113,37 @@ func KeyReceipt(contract canon.Hash, workload string) string {
 
 // KeyReceiptPrefix begins the keys of all receipts of a contract.
 func KeyReceiptPrefix(contract canon.Hash) string { return "receipt/" + contract.String() + "/" }
+
+// KeyPool is where a slot's PoolRecord lies.
+func KeyPool(slot canon.Hash) string { return KeyPoolPrefix + slot.String() }
+
+// KeySegment is where the SegmentRecord lies that an address belongs to: one for
+// each /16 of IPv4 and /32 of IPv6.
+func KeySegment(a netip.Addr) string {
+	bits := segmentBits4
+	if a.Is6() {
+		bits = segmentBits6
+	}
+	return "segment/" + netip.PrefixFrom(a, bits).Masked().String()
+}
+
+// KeyHostName is where the HostNameRecord of a label under the grid's domain lies.
+func KeyHostName(label string) string { return KeyHostNamePrefix + label }
+
+// KeyHostNames is where the HostNamesRecord of a group lies.
+func KeyHostNames(group canon.Hash) string { return "hostnames/" + group.String() }
+
+// KeyLookalike is where the LookalikeRecord of a skeleton lies.
+func KeyLookalike(skeleton string) string { return "lookalike/" + skeleton }
+
+// KeyLease is where the LeaseRecord of a public address lies, in canonical text.
+func KeyLease(address string) string { return "lease/" + address }
+
+// KeyPort is where the HolderRecord of a port of a shared address lies; proto is
+// "tcp" or "udp".
+func KeyPort(address, proto string, port uint16) string {
+	return "port/" + address + "/" + proto + "/" + strconv.Itoa(int(port))
+}
+
+// KeyHost is where the HolderRecord of a host name that a group publishes lies.
+func KeyHost(host string, group canon.Hash) string { return "host/" + host + "/" + group.String() }

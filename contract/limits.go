@@ -30,8 +30,28 @@ const (
 	MaxText          = 128       // bytes of a hint, a serial, a release's name
 	MaxDetail        = 512       // bytes of a receipt's detail
 	NonceSize        = 16        // bytes of every nonce
+	MaxRanges        = 16        // of a pool
+	MaxShared        = 16        // addresses that a pool shares
+	MaxSegment       = 4096      // ranges of pools in one segment
+	MaxDomain        = 180       // bytes of the grid's domain
+	MaxHostNames     = 256       // names that count for a group
+	MaxLeases        = 2048      // addresses, ports and hosts of a contract
+
+	// MinSharedPort is the lowest port of a shared address that can be leased: those
+	// below are for names (80, 443), the grid's DNS (53), and what comes later.
+	MinSharedPort = 1024
 
 	// MaxProposalLife is how far ahead of block time an approval may expire, in
 	// seconds; it bounds how long an open proposal occupies the state.
 	MaxProposalLife = uint64(90 * 24 * time.Hour / time.Second)
+
+	// MaxNameLife is how far ahead of block time a name can be reserved, in seconds.
+	MaxNameLife = uint64(366 * 24 * time.Hour / time.Second)
+	// NameGrace is how long after a name's end nobody but its group can have it, or a
+	// look-alike of it, in seconds.
+	NameGrace = uint64(30 * 24 * time.Hour / time.Second)
+
+	// Widest prefixes of a pool's ranges: each range lies in one segment.
+	segmentBits4 = 16
+	segmentBits6 = 32
 )

@@ -195,6 +195,71 @@ type ReleaseRecord struct {
 	Time     uint64 `cbor:"time"`
 }
 
+// PoolRecord is at KeyPool: the newest pool of a slot. One whose pool has no
+// ranges says that the slot has no public addresses any more.
+type PoolRecord struct {
+	Signed Signed `cbor:"signed"` // Pool
+	Time   uint64 `cbor:"time"`
+}
+
+// SegmentRecord is at KeySegment: the ranges of all live pools in one segment,
+// sorted by their first address and disjoint, so that an address is in one pool.
+type SegmentRecord struct {
+	Ranges []SegmentRange `cbor:"ranges"`
+}
+
+// SegmentRange is one range of a slot's pool.
+type SegmentRange struct {
+	First []byte     `cbor:"first"` // 4 or 16 bytes
+	Last  []byte     `cbor:"last"`  // inclusive
+	Slot  canon.Hash `cbor:"slot"`
+}
+
+// ZoneRecord is at KeyZone: the grid's domain.
+type ZoneRecord struct {
+	Signed   Signed `cbor:"signed"` // Zone
+	Sequence uint64 `cbor:"sequence"`
+	Time     uint64 `cbor:"time"`
+}
+
+// HostNameRecord is at KeyHostName: whose a label under the grid's domain is. It
+// stays when the reservation has ended, until it is released, or another group
+// reserves it or a look-alike of it.
+type HostNameRecord struct {
+	ID       canon.Hash `cbor:"id"`       // of the reservation: hash of the approval that began it
+	Group    canon.Hash `cbor:"group"`    // whose it is
+	Until    uint64     `cbor:"until"`    // block time to which it is held, inclusive; Unix seconds
+	Version  uint64     `cbor:"version"`  // 1, and one more with each renewal and transfer
+	Skeleton string     `cbor:"skeleton"` // Skeleton of the label
+	Counts   canon.Hash `cbor:"counts"`   // in which group's HostNamesRecord it counts: who last reserved or renewed it
+	Signed   Signed     `cbor:"signed"`   // Approval that made it so, with the signatures of a quorum
+	Time     uint64     `cbor:"time"`
+}
+
+// HostNamesRecord is at KeyHostNames: how many names count for a group, at most
+// MaxHostNames.
+type HostNamesRecord struct {
+	Count uint64 `cbor:"count"`
+}
+
+// LookalikeRecord is at KeyLookalike: the labels that have one skeleton, sorted.
+// Those that are held are one group's.
+type LookalikeRecord struct {
+	Labels []string `cbor:"labels"`
+}
+
+// LeaseRecord is at KeyLease while contracts use a public address.
+type LeaseRecord struct {
+	Contract canon.Hash `cbor:"contract"` // that has it alone; zero: it is shared
+	Sharers  uint64     `cbor:"sharers"`  // contracts that share it
+}
+
+// HolderRecord is at KeyPort and KeyHost: the contract that has a port of a
+// shared address, or that publishes a host name.
+type HolderRecord struct {
+	Contract canon.Hash `cbor:"contract"`
+}
+
 // Root returns the digest over the entries of a slot, which must be sorted by
 // contract, as the ledger keeps it in the slot's NodeRecord.
 func Root(entries []RunEntry) (canon.Hash, error) {

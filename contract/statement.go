@@ -188,11 +188,22 @@ type Node struct {
 	Expiry     uint64     `cbor:"expiry"`      // for inclusion, not for the key
 }
 
+// Classes of action.
+const (
+	ClassWorkload = "workload" // contracts
+	ClassName     = "name"     // labels under the grid's domain
+)
+
 // Actions of an Approval.
 const (
 	ActionDeploy = "deploy" // version 1 of a contract
 	ActionUpdate = "update" // a further version
 	ActionCancel = "cancel" // the end; Plan has no workloads
+
+	ActionReserve  = "reserve"  // a free label
+	ActionRenew    = "renew"    // a later end
+	ActionTransfer = "transfer" // to another group
+	ActionRelease  = "release"  // it is free again
 )
 
 // Approval is what the members of a group sign. A proposal is an Approval with
@@ -202,14 +213,16 @@ type Approval struct {
 	Header
 	Group      canon.Hash `cbor:"group"`
 	GroupEpoch uint64     `cbor:"group_epoch"` // 1 until groups can change
-	Class      string     `cbor:"class"`       // class of action, "workload"
+	Class      string     `cbor:"class"`       // ClassWorkload or ClassName
 	Action     string     `cbor:"action"`
-	Contract   canon.Hash `cbor:"contract"` // zero for ActionDeploy
-	Name       string     `cbor:"name"`     // deployment name, equals the plan's
-	Version    uint64     `cbor:"version"`  // 1 for ActionDeploy
-	Plan       []byte     `cbor:"plan"`     // canonical bytes of a plan.Plan
-	Nonce      []byte     `cbor:"nonce"`    // 16 random bytes
-	Expiry     uint64     `cbor:"expiry"`   // Unix seconds of block time
+	// Contract is the contract, or the reservation of a name: zero for ActionDeploy
+	// and ActionReserve, whose own hash it becomes.
+	Contract canon.Hash `cbor:"contract"`
+	Name     string     `cbor:"name"`    // the plan's: of a deployment, or a label
+	Version  uint64     `cbor:"version"` // 1 for ActionDeploy and ActionReserve
+	Plan     []byte     `cbor:"plan"`    // canonical bytes of a plan.Plan, or plan.Name
+	Nonce    []byte     `cbor:"nonce"`   // 16 random bytes
+	Expiry   uint64     `cbor:"expiry"`  // Unix seconds of block time
 }
 
 // States of a workload in a Receipt.

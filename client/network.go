@@ -137,16 +137,13 @@ func AttachedTo(p *plan.Plan, network string) []Attached {
 	return out
 }
 
-// AttachmentsOf are a workload's interfaces, in their order.
+// AttachmentsOf are a workload's places in networks, in their order.
 func AttachmentsOf(w plan.Workload) []plan.Attachment {
-	if w.Kind != plan.KindContainer {
-		return nil
-	}
-	c, err := plan.DecodeContainer(w.Config)
+	list, err := plan.AttachmentsOf(w)
 	if err != nil {
 		return nil // a plan of a contract is valid
 	}
-	return c.Networks
+	return list
 }
 
 // Slots are the slots of a network, in the plan's order.

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/problem"
@@ -21,13 +22,14 @@ func ID(contract canon.Hash, name string) canon.Hash {
 }
 
 // Topology is a network as one of its nodes sees it: who else carries it, and
-// whose addresses are behind whom.
+// whose addresses are behind whom. Nodes that need not know each other do not
+// (Edges.Meet); it is symmetric.
 type Topology struct {
 	ID    canon.Hash
 	Name  string
 	Self  canon.Hash // slot of the node that asks
 	Nodes []Node     // sorted by slot, Self included
-	Exit  canon.Hash // slot through which egress "exit" leaves; zero: none
+	Exit  canon.Hash // slot through which egress "exit" leaves; zero: none, or none that Self knows
 }
 
 // Node is one node of a Topology.
@@ -38,7 +40,7 @@ type Node struct {
 
 // TopologyOf reads a network of a contract's plan as the slot self sees it. An
 // unknown name or a slot that is not part of the network is an error, code
-// "network-unknown".
+// "network-unknown"; a plan that contradicts itself, "plan-invalid".
 func TopologyOf(contract canon.Hash, p *plan.Plan, name string, self canon.Hash) (Topology, error) {
 	if p == nil {
 		return Topology{}, problem.New("network-unknown", "no plan says what network %.80q is", name)
@@ -48,21 +50,29 @@ func TopologyOf(contract canon.Hash, p *plan.Plan, name string, self canon.Hash)
 		if n.Name != name {
 			continue
 		}
-		t := Topology{ID: ID(contract, name), Name: name, Self: self, Exit: n.Exit, Nodes: make([]Node, len(n.Nodes))}
-		found := false
-		for j, node := range n.Nodes {
-			t.Nodes[j].Slot = node.Slot
+		t := Topology{ID: ID(contract, name), Name: name, Self: self, Nodes: []Node{}}
+		if !slices.ContainsFunc(n.Nodes, func(node plan.NetworkNode) bool { return node.Slot == self }) {
+			return Topology{}, problem.New("network-unknown", "slot %s is not part of network %s of deployment %s", self.Short(), name, p.Name)
+		}
+		edges, err := EdgesOf(p, name)
+		if err != nil {
+			return Topology{}, err
+		}
+		for _, node := range n.Nodes {
+			if !edges.Meet(self, node.Slot) {
+				continue
+			}
+			known := Node{Slot: node.Slot}
 			for _, text := range []string{node.IPv4, node.IPv6} {
 				prefix, err := netip.ParsePrefix(text)
 				if err != nil {
 					return Topology{}, problem.New("plan-invalid", "network %s: node %s: %w", name, node.Slot.Short(), err)
 				}
-				t.Nodes[j].Prefixes = append(t.Nodes[j].Prefixes, prefix)
+				known.Prefixes = append(known.Prefixes, prefix)
 			}
-			found = found || node.Slot == self
-		}
-		if !found {
-			return Topology{}, problem.New("network-unknown", "slot %s is not part of network %s of deployment %s", self.Short(), name, p.Name)
+			if t.Nodes = append(t.Nodes, known); node.Slot == n.Exit {
+				t.Exit = n.Exit
+			}
 		}
 		return t, nil
 	}

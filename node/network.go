@@ -329,17 +329,16 @@ func (n *Node) oneNetwork(ctx context.Context, d workload.Desired, name string, 
 		}
 	}
 	for _, w := range d.Deployment.Workloads {
-		if w.Kind != plan.KindContainer || w.Slot != n.at.Slot {
-			continue
+		if w.Kind == plan.KindDevice || w.Slot != n.at.Slot {
+			continue // a device has no interface here
 		}
-		c, err := plan.DecodeContainer(w.Config)
-		if err != nil {
-			continue // Decode of the plan has accepted it
+		attached := n.routers.Attached
+		if w.Kind == plan.KindGateway {
+			attached = n.routers.Gateways().Attached
 		}
-		for _, a := range c.Networks {
-			if a.Network == name && n.routers.Attached(workload.ID{Contract: d.ID.Contract, Name: w.Name}) == nil {
-				out.Workloads = append(out.Workloads, protocol.AttachedWorkload{Name: w.Name, Addresses: []string{a.IPv4, a.IPv6}})
-			}
+		a, there, err := plan.AttachmentIn(w, name)
+		if err == nil && there && attached(workload.ID{Contract: d.ID.Contract, Name: w.Name}) == nil {
+			out.Workloads = append(out.Workloads, protocol.AttachedWorkload{Name: w.Name, Addresses: []string{a.IPv4, a.IPv6}})
 		}
 	}
 	s := n.networks.state(out.ID)

@@ -27,7 +27,7 @@ func ZoneOf(p *plan.Plan, network string) Zone {
 	for _, w := range p.Workloads {
 		for _, a := range attachments(w) {
 			if a.Network == network {
-				members = append(members, member{name: w.Name, aliases: a.Aliases, addrs: addresses(a), egress: a.Egress})
+				members = append(members, member{name: w.Name, aliases: a.Aliases, addrs: addresses(a), egress: a.Egress, mute: w.Kind == plan.KindGateway})
 			}
 		}
 	}
@@ -46,16 +46,13 @@ func networkOf(p *plan.Plan, name string) (plan.Network, bool) {
 	return plan.Network{}, false
 }
 
-// attachments are the interfaces of a workload; only containers have any.
+// attachments are the places of a workload in networks.
 func attachments(w plan.Workload) []plan.Attachment {
-	if w.Kind != plan.KindContainer {
-		return nil
-	}
-	c, err := plan.DecodeContainer(w.Config)
+	list, err := plan.AttachmentsOf(w)
 	if err != nil {
 		return nil // a validated plan has none such
 	}
-	return c.Networks
+	return list
 }
 
 func addresses(a plan.Attachment) []netip.Addr {

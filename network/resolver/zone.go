@@ -57,6 +57,7 @@ type member struct {
 	aliases []string
 	addrs   []netip.Addr
 	egress  string
+	mute    bool // it may not ask
 }
 
 // newZone builds a zone of members, which are sorted by name. Names that no DNS
@@ -69,7 +70,9 @@ func newZone(network string, prefixes []netip.Prefix, gateways []netip.Addr, mem
 	}
 	for _, m := range members {
 		for _, a := range m.addrs {
-			z.clients[a] = m.egress
+			if !m.mute {
+				z.clients[a] = m.egress
+			}
 			z.reverse[a] = m.name + "." + z.origin
 		}
 		for i, name := range append([]string{m.name}, m.aliases...) {

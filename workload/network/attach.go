@@ -53,8 +53,43 @@ func workloadSettings() []netns.Setting {
 	)
 }
 
+// Attacher attaches workloads of one kind: containers, or gateways, which are in
+// networks as containers are and have no process of their own.
+type Attacher struct {
+	*Kind
+	prefix string // of names in the run directory
+}
+
+var (
+	_ container.Networks = Attacher{}
+	_ container.Networks = (*Kind)(nil)
+)
+
+func (k *Kind) containers() Attacher { return Attacher{k, containerPrefix} }
+
 // Attach implements container.Networks.
 func (k *Kind) Attach(ctx context.Context, d workload.Desired, nets []plan.Attachment) (container.Namespace, error) {
+	return k.containers().Attach(ctx, d, nets)
+}
+
+// Attached implements container.Networks.
+func (k *Kind) Attached(id workload.ID) error { return k.containers().Attached(id) }
+
+// Detach implements container.Networks.
+func (k *Kind) Detach(ctx context.Context, id workload.ID) error {
+	return k.containers().Detach(ctx, id)
+}
+
+// List implements container.Networks.
+func (k *Kind) List() ([]workload.ID, error) { return k.containers().List() }
+
+// Gateways attaches workloads of kind "gateway". Whoever makes sockets in the
+// namespace that Attach returns reaches what the gateway's routes name, and what is
+// answered; nothing listens there that anyone in the network could reach.
+func (k *Kind) Gateways() Attacher { return Attacher{k, gatewayPrefix} }
+
+// Attach implements container.Networks.
+func (k Attacher) Attach(ctx context.Context, d workload.Desired, nets []plan.Attachment) (container.Namespace, error) {
 	ns, err := k.attach(ctx, d, nets)
 	if err != nil {
 		return container.Namespace{}, fmt.Errorf("attach %s to its networks: %w", d.ID.Name, err)
@@ -62,15 +97,15 @@ func (k *Kind) Attach(ctx context.Context, d workload.Desired, nets []plan.Attac
 	return ns, nil
 }
 
-func (k *Kind) attach(ctx context.Context, d workload.Desired, nets []plan.Attachment) (container.Namespace, error) {
+func (k Attacher) attach(ctx context.Context, d workload.Desired, nets []plan.Attachment) (container.Namespace, error) {
 	var none container.Namespace
 	want, err := k.tethers(d, nets)
 	if err != nil {
 		return none, err
 	}
-	dir := k.path(workloadPrefix, d.ID, ".d")
+	dir := k.path(k.prefix, d.ID, ".d")
 	out := container.Namespace{
-		Path: k.path(workloadPrefix, d.ID, ""), Sysfs: filepath.Join(dir, "sys"),
+		Path: k.path(k.prefix, d.ID, ""), Sysfs: filepath.Join(dir, "sys"),
 		ResolvConf: filepath.Join(dir, "resolv.conf"), Hosts: filepath.Join(dir, "hosts"),
 	}
 	if err := os.MkdirAll(out.Sysfs, 0o711); err != nil {
@@ -387,14 +422,14 @@ func unmountAll(target string) error {
 }
 
 // Attached implements container.Networks.
-func (k *Kind) Attached(id workload.ID) error {
-	ns, err := netns.Open(k.path(workloadPrefix, id, ""))
+func (k Attacher) Attached(id workload.ID) error {
+	ns, err := netns.Open(k.path(k.prefix, id, ""))
 	if err != nil {
 		return fmt.Errorf("its network namespace is gone: %w", err)
 	}
 	defer ns.Close()
 	var t tether
-	if err := readJSON(filepath.Join(k.path(workloadPrefix, id, ".d"), "tether.json"), &t); err != nil {
+	if err := readJSON(filepath.Join(k.path(k.prefix, id, ".d"), "tether.json"), &t); err != nil {
 		return err
 	}
 	for _, a := range t.Attachments {
@@ -406,15 +441,15 @@ func (k *Kind) Attached(id workload.ID) error {
 }
 
 // Detach implements container.Networks.
-func (k *Kind) Detach(_ context.Context, id workload.ID) error {
+func (k Attacher) Detach(_ context.Context, id workload.ID) error {
 	if err := k.detach(id); err != nil {
 		return fmt.Errorf("detach %s from its networks: %w", id.Name, err)
 	}
 	return nil
 }
 
-func (k *Kind) detach(id workload.ID) error {
-	path, dir := k.path(workloadPrefix, id, ""), k.path(workloadPrefix, id, ".d")
+func (k Attacher) detach(id workload.ID) error {
+	path, dir := k.path(k.prefix, id, ""), k.path(k.prefix, id, ".d")
 	ns, err := netns.Open(path)
 	switch {
 	case err == nil:
@@ -452,4 +487,4 @@ func (k *Kind) detach(id workload.ID) error {
 }
 
 // List implements container.Networks.
-func (k *Kind) List() ([]workload.ID, error) { return k.list(workloadPrefix) }
+func (k Attacher) List() ([]workload.ID, error) { return k.list(k.prefix) }

@@ -8,6 +8,7 @@
 //	<run>/r-C-R.json    what was last made of which version
 //	<run>/w-C-W         W's network namespace, pinned
 //	<run>/w-C-W.d/      its sysfs, resolv.conf, hosts, and what it is attached to
+//	<run>/g-C-W…        the same of a gateway
 //
 //	in the router       br0, a bridge with the router's addresses; wg0 and wg1 of
 //	                    package network/agent; pN for the workload whose address

@@ -19,8 +19,9 @@ import (
 
 // Prefixes of names in the run directory.
 const (
-	routerPrefix   = "r-"
-	workloadPrefix = "w-"
+	routerPrefix    = "r-"
+	containerPrefix = "w-"
+	gatewayPrefix   = "g-"
 )
 
 // record is what a router was last made of.

@@ -219,12 +219,12 @@ func TestInContainers(t *testing.T) {
 		t.Error("a link in an image led out of it")
 	}
 	// A restart of the container keeps its namespace and its reach.
-	pinned, err := os.Stat(m.kind.path(workloadPrefix, before.ID, ""))
+	pinned, err := os.Stat(m.kind.path(containerPrefix, before.ID, ""))
 	must(t, err)
 	after := before
 	after.Version++
 	must(t, k.Ensure(ctx, after))
-	now, err := os.Stat(m.kind.path(workloadPrefix, before.ID, ""))
+	now, err := os.Stat(m.kind.path(containerPrefix, before.ID, ""))
 	must(t, err)
 	if !os.SameFile(pinned, now) {
 		t.Error("a version that changes nothing made another namespace")

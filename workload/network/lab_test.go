@@ -406,7 +406,7 @@ func (d *deployment) place(name string) place {
 		if m.name != name {
 			continue
 		}
-		ns, err := netns.Open(d.w.nodes[m.node].kind.path(workloadPrefix, workload.ID{Contract: d.contract, Name: name}, ""))
+		ns, err := netns.Open(d.w.nodes[m.node].kind.path(containerPrefix, workload.ID{Contract: d.contract, Name: name}, ""))
 		must(d.w.t, err)
 		d.w.t.Cleanup(func() { ns.Close() })
 		return place{d.w.t, name, ns, netip.MustParseAddr(m.at[0].IPv4), netip.MustParseAddr(m.at[0].IPv6)}

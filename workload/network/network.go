@@ -15,7 +15,6 @@ import (
 	netplan "github.com/zero-os/zos/network"
 	"github.com/zero-os/zos/network/wireguard"
 	"github.com/zero-os/zos/workload"
-	"github.com/zero-os/zos/workload/container"
 )
 
 // Agent keeps the encrypted side of networks. agent.Agent is one.
@@ -43,8 +42,8 @@ type Config struct {
 	Log         *slog.Logger
 }
 
-// Kind runs workloads of kind "network", and attaches containers to them. It
-// implements workload.Kind and container.Networks.
+// Kind runs workloads of kind "network", and attaches containers to them; Gateways
+// attaches gateways. It implements workload.Kind and container.Networks.
 type Kind struct {
 	cfg  Config
 	host *os.File
@@ -56,10 +55,7 @@ type Kind struct {
 	changed chan struct{} // closed and made anew when a router was ensured
 }
 
-var (
-	_ workload.Kind      = (*Kind)(nil)
-	_ container.Networks = (*Kind)(nil)
-)
+var _ workload.Kind = (*Kind)(nil)
 
 // New makes the kind. Close ends what it serves; networks and attachments stay.
 func New(cfg Config) (*Kind, error) {

@@ -23,8 +23,14 @@ type View struct {
 	Router6 netip.Addr   `json:"router6"`
 
 	Ports   []Port       `json:"ports"`   // workloads of this node, by IPv4
-	Remotes []Remote     `json:"remotes"` // workloads of other nodes, by IPv4
-	Routers []netip.Addr `json:"routers"` // of other nodes
+	Remotes []Remote     `json:"remotes"` // workloads and devices of other nodes, by IPv4
+	Routers []netip.Addr `json:"routers"` // of other nodes, unless they carry nothing but gateways
+	// Gates are the gateways, here and elsewhere, that reach something here or are
+	// here themselves.
+	Gates []Gate `json:"gates"`
+	// Entry says that devices enter the network here; Devices are those that do.
+	Entry   bool     `json:"entry"`
+	Devices []Device `json:"devices"` // by IPv4
 	// IsExit says that egress "exit" of the network leaves here; Exit are the
 	// exit's router's addresses if it leaves somewhere else.
 	IsExit bool         `json:"is_exit"`
@@ -41,7 +47,7 @@ type Site struct {
 	Closed  []netip.Prefix `json:"closed"`  // the host's own public addresses and connected subnets
 }
 
-// Port is a workload on this node.
+// Port is a workload on this node. A gateway's is not open and has no rules.
 type Port struct {
 	Workload  string     `json:"workload"`
 	IPv4      netip.Addr `json:"ipv4"`
@@ -61,11 +67,38 @@ type Allow struct {
 	Peers    []netip.Addr `json:"peers"`
 }
 
-// Remote is a workload on another node.
+// Remote is a workload on another node, or a device that enters there.
 type Remote struct {
 	IPv4   netip.Addr `json:"ipv4"`
 	IPv6   netip.Addr `json:"ipv6"`
 	Egress string     `json:"egress"`
+	Device bool       `json:"device"`
+}
+
+// Gate is a gateway, and what it may begin a connection to: of one on another node,
+// the targets on this one.
+type Gate struct {
+	IPv4    netip.Addr `json:"ipv4"`
+	IPv6    netip.Addr `json:"ipv6"`
+	Here    bool       `json:"here"`
+	Targets []Target   `json:"targets"`
+}
+
+// Target is one port of a workload, or of the router at which devices enter.
+type Target struct {
+	IPv4     netip.Addr `json:"ipv4"`
+	IPv6     netip.Addr `json:"ipv6"`
+	Protocol string     `json:"protocol"` // plan.ProtocolTCP or plan.ProtocolUDP
+	Port     uint16     `json:"port"`
+}
+
+// Device is a person's machine that enters here.
+type Device struct {
+	Workload string     `json:"workload"`
+	IPv4     netip.Addr `json:"ipv4"`
+	IPv6     netip.Addr `json:"ipv6"`
+	Key      []byte     `json:"key"` // its WireGuard public key
+	Account  canon.Hash `json:"account"`
 }
 
 // Egress tells whether somebody leaves the network through this node.
@@ -110,7 +143,11 @@ func ViewOf(p *plan.Plan, name string, self canon.Hash, mtu int) (View, error) {
 	if err != nil {
 		return View{}, err
 	}
-	v := View{Network: name, IsExit: n.Exit == self, MTU: mtu, Ports: []Port{}, Remotes: []Remote{}}
+	edges, err := netplan.EdgesOf(p, name)
+	if err != nil {
+		return View{}, err
+	}
+	v := View{Network: name, IsExit: n.Exit == self, MTU: mtu, Ports: []Port{}, Remotes: []Remote{}, Gates: []Gate{}, Devices: []Device{}}
 	for _, q := range []struct {
 		text string
 		to   *netip.Prefix
@@ -121,7 +158,8 @@ func ViewOf(p *plan.Plan, name string, self canon.Hash, mtu int) (View, error) {
 	}
 	v.Router4, v.Router6 = plan.RouterAddr(v.Node4), plan.RouterAddr(v.Node6)
 	for _, other := range n.Nodes {
-		if other.Slot == self {
+		// Whoever holds a node with nothing but gateways may ask nothing.
+		if other.Slot == self || edges.Has(other.Slot) || !edges.Meet(self, other.Slot) {
 			continue
 		}
 		for _, text := range []string{other.IPv4, other.IPv6} {
@@ -135,7 +173,31 @@ func ViewOf(p *plan.Plan, name string, self canon.Hash, mtu int) (View, error) {
 			}
 		}
 	}
-	return v, v.members(p, self)
+	if err := v.gates(p, self); err != nil {
+		return View{}, err
+	}
+	return v, v.members(p, self, edges)
+}
+
+// gates fills in the gateways, and whether one leads devices here.
+func (v *View) gates(p *plan.Plan, self canon.Hash) error {
+	all, err := netplan.GatesOf(p, v.Network)
+	if err != nil {
+		return err
+	}
+	for _, g := range all {
+		gate := Gate{IPv4: g.IPv4, IPv6: g.IPv6, Here: g.Slot == self, Targets: []Target{}}
+		for _, t := range g.Targets {
+			if t.Slot == self && t.Workload == "" {
+				v.Entry = true
+			}
+			if gate.Here || t.Slot == self {
+				gate.Targets = append(gate.Targets, Target{IPv4: t.IPv4, IPv6: t.IPv6, Protocol: t.Protocol, Port: t.Port})
+			}
+		}
+		v.Gates = append(v.Gates, gate)
+	}
+	return nil
 }
 
 func nodeOf(p *plan.Plan, name string, self canon.Hash) (plan.Network, plan.NetworkNode, error) {
@@ -153,58 +215,62 @@ func nodeOf(p *plan.Plan, name string, self canon.Hash) (plan.Network, plan.Netw
 	return plan.Network{}, plan.NetworkNode{}, problem.New("network-unknown", "no network %.80q", name)
 }
 
-// members fills in the workloads.
-func (v *View) members(p *plan.Plan, self canon.Hash) error {
+// members fills in the workloads and devices.
+func (v *View) members(p *plan.Plan, self canon.Hash, edges netplan.Edges) error {
 	type member struct {
-		workload string
-		slot     canon.Hash
-		a        plan.Attachment
-		v4, v6   netip.Addr
+		plan.Workload
+		a      plan.Attachment
+		v4, v6 netip.Addr
 	}
 	var all []member
 	byName := map[string]member{}
 	for _, w := range p.Workloads {
-		if w.Kind != plan.KindContainer {
+		a, there, err := plan.AttachmentIn(w, v.Network)
+		if err != nil {
+			return err
+		}
+		if !there {
 			continue
 		}
-		c, err := plan.DecodeContainer(w.Config)
-		if err != nil {
-			return fmt.Errorf("workload %s: %w", w.Name, err)
+		m := member{Workload: w, a: a}
+		if m.v4, err = netip.ParseAddr(a.IPv4); err == nil {
+			m.v6, err = netip.ParseAddr(a.IPv6)
 		}
-		for _, a := range c.Networks {
-			if a.Network != v.Network {
-				continue
-			}
-			m := member{workload: w.Name, slot: w.Slot, a: a}
-			if m.v4, err = netip.ParseAddr(a.IPv4); err == nil {
-				m.v6, err = netip.ParseAddr(a.IPv6)
-			}
-			if err != nil || !v.IPv4.Contains(m.v4) || !v.IPv6.Contains(m.v6) {
-				return problem.New("plan-invalid", "workload %s: its addresses are not of network %s", w.Name, v.Network)
-			}
-			if w.Slot == self && (!v.Node4.Contains(m.v4) || !v.Node6.Contains(m.v6)) {
-				return problem.New("plan-invalid", "workload %s: its addresses are not of its node's part of network %s", w.Name, v.Network)
-			}
-			all, byName[w.Name] = append(all, m), m
+		if err != nil || !v.IPv4.Contains(m.v4) || !v.IPv6.Contains(m.v6) {
+			return problem.New("plan-invalid", "workload %s: its addresses are not of network %s", w.Name, v.Network)
 		}
+		if w.Slot == self && (!v.Node4.Contains(m.v4) || !v.Node6.Contains(m.v6)) {
+			return problem.New("plan-invalid", "workload %s: its addresses are not of its node's part of network %s", w.Name, v.Network)
+		}
+		all, byName[w.Name] = append(all, m), m
 	}
 	slices.SortFunc(all, func(a, b member) int { return a.v4.Compare(b.v4) })
 	for _, m := range all {
-		if m.slot != self {
-			v.Remotes = append(v.Remotes, Remote{IPv4: m.v4, IPv6: m.v6, Egress: m.a.Egress})
-			continue
-		}
-		port := Port{Workload: m.workload, IPv4: m.v4, IPv6: m.v6, Open: m.a.Open, Allow: []Allow{}, Egress: m.a.Egress, Bandwidth: m.a.Bandwidth}
-		for _, r := range m.a.Allow {
-			allow := Allow{Protocol: r.Protocol, First: r.First, Last: r.Last, All: len(r.Peers) == 0, Peers: []netip.Addr{}}
-			for _, name := range r.Peers {
-				if peer, ok := byName[name]; ok {
-					allow.Peers = append(allow.Peers, peer.v4, peer.v6)
-				}
+		switch {
+		case m.Slot != self && m.Kind != plan.KindGateway && edges.Meet(self, m.Slot):
+			v.Remotes = append(v.Remotes, Remote{IPv4: m.v4, IPv6: m.v6, Egress: m.a.Egress, Device: m.Kind == plan.KindDevice})
+		case m.Slot != self:
+			// A gateway is among the gates; of others nothing is to be known here.
+		case m.Kind == plan.KindDevice:
+			d, err := plan.DecodeDevice(m.Config)
+			if err != nil {
+				return fmt.Errorf("workload %s: %w", m.Name, err)
 			}
-			port.Allow = append(port.Allow, allow)
+			v.Entry = true
+			v.Devices = append(v.Devices, Device{Workload: m.Name, IPv4: m.v4, IPv6: m.v6, Key: d.Key, Account: d.Account})
+		default:
+			port := Port{Workload: m.Name, IPv4: m.v4, IPv6: m.v6, Open: m.a.Open, Allow: []Allow{}, Egress: m.a.Egress, Bandwidth: m.a.Bandwidth}
+			for _, r := range m.a.Allow {
+				allow := Allow{Protocol: r.Protocol, First: r.First, Last: r.Last, All: len(r.Peers) == 0, Peers: []netip.Addr{}}
+				for _, name := range r.Peers {
+					if peer, ok := byName[name]; ok {
+						allow.Peers = append(allow.Peers, peer.v4, peer.v6)
+					}
+				}
+				port.Allow = append(port.Allow, allow)
+			}
+			v.Ports = append(v.Ports, port)
 		}
-		v.Ports = append(v.Ports, port)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -76,15 +77,8 @@ func (s *source) explain(v *jsonschema.ValidationError) {
 	switch k := v.ErrorKind.(type) {
 	case *kind.AdditionalProperties:
 		for _, name := range k.Properties {
-			known := propertiesOf(v.SchemaURL)
-			fix := "known here: " + strings.Join(known, ", ")
-			if near := Nearest(name, known); len(near) > 0 {
-				fix = fmt.Sprintf("did you mean %q?", near[0])
-			}
-			if name == "ingress" { // which is near to egress, and means the opposite
-				fix = `did you mean "allow"?`
-			}
-			s.add(s.keyPlaces[pointer+"/"+escapePointer(name)], fmt.Sprintf("unknown key %q", name), fix)
+			message, fix := explainKey(name, v.SchemaURL)
+			s.add(s.keyPlaces[pointer+"/"+escapePointer(name)], message, fix)
 		}
 	case *kind.Required:
 		for _, name := range k.Missing {
@@ -128,6 +122,29 @@ func (s *source) explain(v *jsonschema.ValidationError) {
 	}
 }
 
+// explainKey says what is wrong with a key that a place of the schema doesn't
+// know.
+func explainKey(name, schemaURL string) (message, fix string) {
+	known := propertiesOf(schemaURL)
+	message, fix = fmt.Sprintf("unknown key %q", name), "known here: "+strings.Join(known, ", ")
+	if near := Nearest(name, known); len(near) > 0 {
+		fix = fmt.Sprintf("did you mean %q?", near[0])
+	}
+	if name == "ingress" { // which is near to egress, and means the opposite
+		fix = `did you mean "allow"?`
+	}
+	const container, gateway = "#/definitions/container", "#/definitions/gateway"
+	switch {
+	case strings.HasSuffix(schemaURL, container) && slices.Contains(propertiesOf(gateway), name):
+		return fmt.Sprintf("a container has no %q", name), "publish it by a workload of kind gateway"
+	case strings.HasSuffix(schemaURL, gateway) && name == "networks":
+		return `a gateway has no "networks"`, "remove it: a gateway is in the networks of what it publishes"
+	case strings.HasSuffix(schemaURL, gateway) && slices.Contains(propertiesOf(container), name):
+		return fmt.Sprintf("a gateway has no %q", name), "remove it: every node has the gateway's program, and a share of it for each"
+	}
+	return message, fix
+}
+
 func withArticle(word string) string {
 	if strings.ContainsAny(word[:min(1, len(word))], "aeiou") {
 		return "an " + word
@@ -144,6 +161,7 @@ func fieldOf(location []string) string {
 	list := location[len(location)-2]
 	one := map[string]string{
 		"workloads": "workload", "networks": "network", "aliases": "alias", "allow": "rule", "from": "name in from", "command": "argument",
+		"publish": "entry of publish",
 	}[list]
 	if one == "" {
 		return list
@@ -184,6 +202,10 @@ func explainPattern(field, got string) (message, fix string) {
 		return fmt.Sprintf("%q is no port, and no range of ports", got), suggestPorts(got)
 	case "bandwidth":
 		return fmt.Sprintf("bandwidth %q is no rate", got), suggestBandwidth(got)
+	case "port":
+		return fmt.Sprintf("%q is no public port", got), suggestPort(got)
+	case "check":
+		return fmt.Sprintf("%q is no check", got), "write tcp, none, or the path that is asked for, like /healthz"
 	case "image":
 		return fmt.Sprintf("%q names no image", got), "write publisher/name:tag or the 64 hex digits of a flist"
 	case "user":
@@ -251,6 +273,12 @@ func explainType(field string, k *kind.Type) string {
 		return "write a whole number with KiB, MiB, GiB or TiB, like 64MiB"
 	case field == "ports" && k.Got == "array":
 		return "write an entry of allow for each, like - ports: 80/tcp"
+	case field == "port":
+		return "write a port with its protocol, like 5432/tcp; or tcp or udp for one that is free"
+	case field == "to":
+		return "write the workload and its port, like web:8080"
+	case field == "publish" && k.Got == "object":
+		return "write a list: - host: NAME"
 	case field == "ports":
 		return "write a port or a range with its protocol, like 5432/tcp or 8000-8010/udp"
 	case field == "networks" && k.Got == "object":
@@ -283,12 +311,16 @@ func (s *source) deployment() *Deployment {
 		d.Workloads = append(d.Workloads, w)
 	}
 	if len(s.mistakes) == 0 { // else it would name what follows from them
+		s.backends(d)
 		s.peers(d)
 	}
 	return d
 }
 
 func (s *source) workload(m map[string]any, pointer string, networks []Network) Workload {
+	if m["kind"] == plan.KindGateway {
+		return s.gateway(m, pointer)
+	}
 	w := Workload{
 		Name: text(m["name"]), Kind: text(m["kind"]), Image: text(m["image"]), Node: text(m["node"]),
 		WorkDir: text(m["workdir"]), User: text(m["user"]), Restart: text(m["restart"]),

@@ -16,6 +16,7 @@ type allocation struct {
 	networks    []plan.Network
 	routers     []plan.Workload
 	attachments [][]plan.Attachment // of each workload
+	devices     []plan.Attachment   // of each device
 }
 
 // allocate gives each network its range, each of its nodes a /24 of that, and
@@ -23,14 +24,18 @@ type allocation struct {
 // lowest that is free, and what the standing version has is given again last:
 // for a while some nodes still believe the old version. What can't be had is a
 // mistake.
-func allocate(d *Deployment, facts Facts, placed *placement, old standing) allocation {
-	out := allocation{networks: []plan.Network{}, routers: []plan.Workload{}, attachments: make([][]plan.Attachment, len(d.Workloads))}
+func allocate(d *Deployment, facts Facts, placed *placement, old standing, devices []device) allocation {
+	out := allocation{networks: []plan.Network{}, routers: []plan.Workload{}, attachments: make([][]plan.Attachment, len(d.Workloads)),
+		devices: make([]plan.Attachment, len(devices))}
 	for i, w := range d.Workloads {
 		out.attachments[i] = make([]plan.Attachment, len(w.Networks))
 	}
 	names := map[string]int{} // of the workloads
 	for i, w := range d.Workloads {
 		names[w.Name] = i
+	}
+	for _, dev := range devices {
+		names[dev.Name] = -1
 	}
 	whole := subnets(d, old)
 	for i, n := range d.Networks {
@@ -61,7 +66,7 @@ func allocate(d *Deployment, facts Facts, placed *placement, old standing) alloc
 			net.Nodes = append(net.Nodes, plan.NetworkNode{Slot: slot, IPv4: nodes[slot].String(), IPv6: ulaNode(net.IPv6, nodes[slot]).String()})
 			out.router(d, i, slot, names)
 		}
-		out.addresses(d, facts, placed, old, net, nodes)
+		out.addresses(d, facts, placed, old, devices, net, nodes)
 		out.networks = append(out.networks, net)
 	}
 	sort.Slice(out.networks, func(i, j int) bool { return out.networks[i].Name < out.networks[j].Name })
@@ -171,7 +176,10 @@ func ulaNode(ula string, node netip.Prefix) netip.Prefix {
 func (out *allocation) router(d *Deployment, network int, slot canon.Hash, names map[string]int) {
 	n := d.Networks[network]
 	name := plan.RouterName(n.Name, slot)
-	if i, taken := names[name]; taken {
+	if i, taken := names[name]; taken && i < 0 {
+		d.source.add(d.source.placeOf(fmt.Sprintf("/networks/%d", network)), fmt.Sprintf("%q is the name of a person's device, and of the router of network %q on that node", name, n.Name), "revoke the device; it can join again under another name")
+		return
+	} else if taken {
 		d.source.add(d.source.placeOf(fmt.Sprintf("/workloads/%d/name", i)), fmt.Sprintf("%q is the name of the router of network %q on that node", name, n.Name), "choose another name")
 		return
 	}
@@ -189,8 +197,8 @@ func (out *allocation) router(d *Deployment, network int, slot canon.Hash, names
 	out.routers = append(out.routers, plan.Workload{Name: name, Kind: plan.KindNetwork, Slot: slot, Resources: plan.RouterResources(), Config: config})
 }
 
-// addresses gives each workload of a network its address.
-func (out *allocation) addresses(d *Deployment, facts Facts, placed *placement, old standing, net plan.Network, nodes map[canon.Hash]netip.Prefix) {
+// addresses gives each member of a network its address: workloads and devices.
+func (out *allocation) addresses(d *Deployment, facts Facts, placed *placement, old standing, devices []device, net plan.Network, nodes map[canon.Hash]netip.Prefix) {
 	taken, before := map[netip.Addr]bool{}, map[netip.Addr]bool{}
 	had := map[string]netip.Addr{}
 	for name, list := range old.attached {
@@ -200,40 +208,45 @@ func (out *allocation) addresses(d *Deployment, facts Facts, placed *placement, 
 			}
 		}
 	}
-	// The workloads of this network by name, so that their order in the file
-	// plays no part.
-	type member struct{ workload, attachment int }
+	type member struct {
+		name, pointer string
+		slot          canon.Hash
+		wants         Attachment
+		gets          *plan.Attachment
+	}
 	var members []member
 	for wi, w := range d.Workloads {
 		for ai, a := range w.Networks {
 			if a.Network == net.Name {
-				members = append(members, member{wi, ai})
+				members = append(members, member{w.Name, fmt.Sprintf("/workloads/%d/networks/%d", wi, ai), facts.Nodes[placed.at[wi]].Slot, a, &out.attachments[wi][ai]})
 			}
 		}
 	}
-	sort.Slice(members, func(i, j int) bool {
-		return d.Workloads[members[i].workload].Name < d.Workloads[members[j].workload].Name
-	})
-	given := map[member]netip.Addr{}
-	for _, m := range members {
-		w := d.Workloads[m.workload]
-		if addr, ok := had[w.Name]; ok && nodes[facts.Nodes[placed.at[m.workload]].Slot].Contains(addr) {
-			given[m], taken[addr] = addr, true
+	for i, dev := range devices {
+		if a := dev.Network; a.Network == net.Name {
+			wants := Attachment{Network: a.Network, Egress: plan.EgressNone, Bandwidth: a.Bandwidth}
+			members = append(members, member{dev.Name, "/networks", dev.Slot, wants, &out.devices[i]})
 		}
 	}
-	for _, m := range members {
-		slot := facts.Nodes[placed.at[m.workload]].Slot
-		addr, ok := given[m]
+	// By name, so that their order in the file plays no part.
+	sort.Slice(members, func(i, j int) bool { return members[i].name < members[j].name })
+	given := make([]netip.Addr, len(members))
+	for i, m := range members {
+		if addr, ok := had[m.name]; ok && nodes[m.slot].Contains(addr) {
+			given[i], taken[addr] = addr, true
+		}
+	}
+	for i, m := range members {
+		addr, ok := given[i], given[i].IsValid()
 		if !ok {
-			addr, ok = freeAddr(nodes[slot], taken, before)
+			addr, ok = freeAddr(nodes[m.slot], taken, before)
 			taken[addr] = true
 		}
 		if !ok {
-			d.source.add(d.source.placeOf(fmt.Sprintf("/workloads/%d/networks/%d", m.workload, m.attachment)),
-				fmt.Sprintf("no address is left in %s, which is the network %q on this workload's node", nodes[slot], net.Name), "place it on another node")
+			d.source.add(d.source.placeOf(m.pointer), fmt.Sprintf("no address is left in %s for %s, which is the network %q on its node", nodes[m.slot], m.name, net.Name), "place it on another node")
 			continue
 		}
-		out.attachments[m.workload][m.attachment] = attachment(d.Workloads[m.workload].Networks[m.attachment], addr, ulaNode(net.IPv6, nodes[slot]))
+		*m.gets = attachment(m.wants, addr, ulaNode(net.IPv6, nodes[m.slot]))
 	}
 }
 

@@ -87,7 +87,7 @@ func (s *source) backend(d *Deployment, known homes, p *Publish, pointer string)
 				return slices.ContainsFunc(w.Networks, func(a Attachment) bool { return slices.Contains(a.Aliases, name) })
 			})
 		}
-		return s.placeOf(fmt.Sprintf("/workloads/%d/name", i)).line
+		return s.lineOf(i)
 	}
 	switch {
 	case !found && slices.ContainsFunc(d.Workloads, func(w Workload) bool { return w.Name == name }):

@@ -202,7 +202,7 @@ func (s *source) peers(d *Deployment) {
 		members := map[string][]string{} // workloads of the network by name and by alias
 		for _, w := range d.Workloads {
 			for _, a := range w.Networks {
-				if a.Network == n.Name {
+				if a.Network == n.Name && w.Kind == plan.KindContainer {
 					members[w.Name] = append(members[w.Name], w.Name)
 					for _, alias := range a.Aliases {
 						members[alias] = append(members[alias], w.Name)
@@ -266,6 +266,8 @@ func (s *source) from(d *Deployment, names map[string]int, members map[string][]
 					meant[peer] = true
 				}
 			}
+		case exists && d.Workloads[other].Kind == plan.KindGateway:
+			s.add(where, fmt.Sprintf("%q is a gateway, which reaches what it publishes and nothing else", name), "leave it out here: what it publishes needs no rule")
 		case exists:
 			s.add(where, fmt.Sprintf("the workload %q is not in the network %q: this rule would let nobody in", name, a.Network),
 				fmt.Sprintf("add %s to the networks of the workload in line %d", a.Network, s.placeOf(fmt.Sprintf("/workloads/%d/name", other)).line))
@@ -283,7 +285,10 @@ func (s *source) from(d *Deployment, names map[string]int, members map[string][]
 			} else if len(known) == 0 {
 				fix = "nobody else is in this network"
 			}
-			s.add(where, fmt.Sprintf("no workload or alias %q is in the network %q: this rule would let nobody in", name, a.Network), fix)
+			// It may be a person's device: those stand in no spec.
+			meant[name] = true
+			d.strangers = append(d.strangers, stranger{name, a.Network, where,
+				fmt.Sprintf("no workload or alias %q is in the network %q: this rule would let nobody in", name, a.Network), fix})
 		}
 	}
 	if len(a.Allow[ri].From) > 0 {

@@ -20,17 +20,24 @@ type placement struct {
 	free    []contract.Capacity // of each node, what is left
 	nodes   []Node
 	indexOf map[string]int // of a network by name
+	market  *market
+	offers  []offer        // of each workload that is a gateway
+	entries map[[2]int]int // of each workload and entry of publish that is one for devices
 }
 
 // settle chooses the nodes. What the spec names, and what stands, comes first,
 // so that a workload which is new can't push another one from its node; then by
 // name, so that the order in the file plays no part. What can't be placed is a
 // mistake.
-func settle(d *Deployment, nodes []Node, old standing) *placement {
+func settle(d *Deployment, nodes []Node, old standing, devices []device, hosts [][]string) *placement {
 	s := d.source
 	p := &placement{
 		at: make([]int, len(d.Workloads)), exits: make([]int, len(d.Networks)), routers: make([]map[int]bool, len(d.Networks)),
 		free: make([]contract.Capacity, len(nodes)), nodes: nodes, indexOf: map[string]int{},
+		market: newMarket(d, hosts, nodes, old), offers: make([]offer, len(d.Workloads)), entries: map[[2]int]int{},
+	}
+	for i := range p.at {
+		p.at[i] = -1
 	}
 	for i, n := range nodes {
 		p.free[i] = contract.Capacity{CPU: n.Free.CPU + n.Own.CPU, Memory: n.Free.Memory + n.Own.Memory, Disk: n.Free.Disk + n.Own.Disk}
@@ -55,11 +62,17 @@ func settle(d *Deployment, nodes []Node, old standing) *placement {
 		p.take(at, need, nil)
 		p.routers[i][at] = true
 	}
+	p.keep(d, devices)
+	p.enter(d, true, devices, old)
 	for _, settled := range []bool{true, false} {
 		for _, i := range byName(d.Workloads, func(w Workload) string { return w.Name }) {
 			w := d.Workloads[i]
 			before := slices.IndexFunc(nodes, func(n Node) bool { return n.Slot == old.slots[w.Name] })
 			if settled != (w.Node != "" || before >= 0) {
+				continue
+			}
+			if w.Kind == plan.KindGateway {
+				p.publish(d, i, before)
 				continue
 			}
 			at, err := p.choose(w, before)
@@ -75,6 +88,7 @@ func settle(d *Deployment, nodes []Node, old standing) *placement {
 			p.take(at, p.need(w, at), w.Networks)
 		}
 	}
+	p.enter(d, false, devices, old)
 	return p
 }
 
@@ -154,7 +168,7 @@ func (p *placement) named(text string) (int, error) {
 	}
 	names := make([]string, 0, len(p.nodes))
 	for i, n := range p.nodes {
-		if n.Name == text || len(text) >= 8 && strings.HasPrefix(n.Slot.String(), text) {
+		if isNamed(n, text) {
 			return i, nil
 		}
 		names = append(names, n.Name)
@@ -164,6 +178,11 @@ func (p *placement) named(text string) (int, error) {
 		fix = fmt.Sprintf("did you mean %q?", near[0])
 	}
 	return 0, problem.New("node-unknown", "no node %q takes this group's workloads", text).WithFix("%s", fix)
+}
+
+// isNamed tells whether text names a node.
+func isNamed(n Node, text string) bool {
+	return n.Name == text || len(text) >= 8 && strings.HasPrefix(n.Slot.String(), text)
 }
 
 func noNode() error {
@@ -181,14 +200,16 @@ func describe(c contract.Capacity) string {
 
 // standing is what a deployment has now, for its next version to keep.
 type standing struct {
-	slots    map[string]canon.Hash        // of containers by name
+	slots    map[string]canon.Hash        // of containers and gateways by name
 	networks map[string]plan.Network      // by name
-	attached map[string][]plan.Attachment // of containers by name
+	attached map[string][]plan.Attachment // of all workloads by name
+	gateways map[string]plan.Gateway      // by name
+	devices  []device                     // by name
 }
 
 // readStanding reads a plan that the ledger has judged; nil gives nothing.
 func readStanding(p *plan.Plan) standing {
-	out := standing{slots: map[string]canon.Hash{}, networks: map[string]plan.Network{}, attached: map[string][]plan.Attachment{}}
+	out := standing{slots: map[string]canon.Hash{}, networks: map[string]plan.Network{}, attached: map[string][]plan.Attachment{}, gateways: map[string]plan.Gateway{}}
 	if p == nil {
 		return out
 	}
@@ -196,12 +217,22 @@ func readStanding(p *plan.Plan) standing {
 		out.networks[n.Name] = n
 	}
 	for _, w := range p.Workloads {
-		if w.Kind != plan.KindContainer {
-			continue
-		}
-		out.slots[w.Name] = w.Slot
-		if c, err := plan.DecodeContainer(w.Config); err == nil {
-			out.attached[w.Name] = c.Networks
+		switch w.Kind {
+		case plan.KindContainer:
+			out.slots[w.Name] = w.Slot
+			if c, err := plan.DecodeContainer(w.Config); err == nil {
+				out.attached[w.Name] = c.Networks
+			}
+		case plan.KindGateway:
+			out.slots[w.Name] = w.Slot
+			if g, err := plan.DecodeGateway(w.Config); err == nil {
+				out.attached[w.Name], out.gateways[w.Name] = g.Networks, g
+			}
+		case plan.KindDevice:
+			if d, err := plan.DecodeDevice(w.Config); err == nil {
+				out.attached[w.Name] = []plan.Attachment{d.Network}
+				out.devices = append(out.devices, device{w, d})
+			}
 		}
 	}
 	return out

@@ -69,6 +69,9 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 
 // Resolve makes the plan that people approve. The same deployment and facts
 // give the same bytes. Its error is an *Error with the mistakes' places.
+//
+// Standing devices stay, although no spec lists them: they join and are revoked
+// by decisions of their own. Only those of a network that is gone leave with it.
 func Resolve(ctx context.Context, d *Deployment, facts Facts) (plan.Plan, error) {
 	s := d.source
 	containers, err := images(ctx, d, facts)
@@ -76,25 +79,40 @@ func Resolve(ctx context.Context, d *Deployment, facts Facts) (plan.Plan, error)
 		return plan.Plan{}, err
 	}
 	old := readStanding(facts.Standing)
-	placed := settle(d, facts.Nodes, old)
-	if err := s.drain(); err != nil { // of images and of places
+	devices := old.remaining(d)
+	meet(d, devices)
+	hosts := fullNames(d, facts)
+	placed := settle(d, facts.Nodes, old, devices, hosts)
+	if err := s.drain(); err != nil { // of images, names and places
 		return plan.Plan{}, err
 	}
-	nets := allocate(d, facts, placed, old)
+	nets := allocate(d, facts, placed, old, devices)
 	if err := s.drain(); err != nil {
 		return plan.Plan{}, err
 	}
 	p := plan.Plan{V: plan.Version, Group: facts.Group, Name: d.Name, Networks: nets.networks, Workloads: nets.routers}
 	for i, w := range d.Workloads {
-		containers[i].Networks = nets.attachments[i]
-		config, err := canon.Marshal(containers[i])
+		var config any
+		if containers[i].Networks = nets.attachments[i]; w.Kind == plan.KindGateway {
+			config = placed.config(d, i, nets.attachments[i])
+		} else {
+			config = containers[i]
+		}
+		encoded, err := canon.Marshal(config)
 		if err != nil {
 			return plan.Plan{}, fmt.Errorf("encode workload %s: %w", w.Name, err)
 		}
 		p.Workloads = append(p.Workloads, plan.Workload{
-			Name: w.Name, Kind: w.Kind, Slot: facts.Nodes[placed.at[i]].Slot, Config: config,
+			Name: w.Name, Kind: w.Kind, Slot: facts.Nodes[placed.at[i]].Slot, Config: encoded,
 			Resources: plan.Resources{CPU: w.CPU, Memory: w.Memory, Disk: w.Disk, PIDs: w.PIDs},
 		})
+	}
+	for i, dev := range devices {
+		dev.Device.Network = nets.devices[i]
+		if dev.Workload.Config, err = canon.Marshal(dev.Device); err != nil {
+			return plan.Plan{}, fmt.Errorf("encode device %s: %w", dev.Name, err)
+		}
+		p.Workloads = append(p.Workloads, dev.Workload)
 	}
 	sort.Slice(p.Workloads, func(i, j int) bool { return p.Workloads[i].Name < p.Workloads[j].Name })
 	if _, err := plan.Encode(p); err != nil { // what only the whole shows, like its size
@@ -110,6 +128,9 @@ func images(ctx context.Context, d *Deployment, facts Facts) ([]plan.Container, 
 	s := d.source
 	out := make([]plan.Container, len(d.Workloads))
 	for i, w := range d.Workloads {
+		if w.Kind != plan.KindContainer {
+			continue
+		}
 		pointer := fmt.Sprintf("/workloads/%d", i)
 		image, err := facts.Image(ctx, w.Image)
 		if err != nil {

@@ -178,6 +178,11 @@ func (s *source) placeOf(pointer string) place {
 	}
 }
 
+// lineOf is the line of a workload's name.
+func (s *source) lineOf(workload int) int {
+	return s.placeOf(fmt.Sprintf("/workloads/%d/name", workload)).line
+}
+
 // err returns all mistakes in the order of the file, or nil.
 func (s *source) err() error {
 	if len(s.mistakes) == 0 {

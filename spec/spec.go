@@ -23,6 +23,15 @@ type Deployment struct {
 	Networks  []Network
 	Workloads []Workload
 	source    *source // positions, for errors of later steps
+	// strangers are names in rules that no workload of the spec has.
+	strangers []stranger
+}
+
+// stranger is a name in a rule that means a standing device, or is a mistake.
+type stranger struct {
+	name, network string
+	where         place
+	message, fix  string
 }
 
 // Network is one entry of a deployment's networks.

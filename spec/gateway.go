@@ -65,11 +65,16 @@ func fullName(host string, facts Facts) (full, message, fix string) {
 	if facts.Name != nil {
 		holder, mine, reserved = facts.Name(label)
 	}
+	name := label + "." + zone
 	switch {
+	case !plan.ValidLabel(label):
+		return "", fmt.Sprintf("%s is no name that can be reserved", name), "use letters, digits and single hyphens between them"
+	case mine && !reserved:
+		return "", fmt.Sprintf("the group's reservation of %s has ended", name), "renew it first: zos name renew " + label
 	case !reserved:
-		return "", fmt.Sprintf("nobody has reserved the name %s.%s", label, zone), "let the group reserve it first: zos name reserve " + label
+		return "", fmt.Sprintf("nobody has reserved the name %s", name), "let the group reserve it first: zos name reserve " + label
 	case !mine:
-		return "", fmt.Sprintf("the name %s.%s is reserved by %s", label, zone, holder), fmt.Sprintf("choose another name, or let %s transfer it", holder)
+		return "", fmt.Sprintf("the name %s is reserved by %s", name, holder), fmt.Sprintf("choose another name, or let %s transfer it", holder)
 	}
 	return full, "", ""
 }

@@ -26,7 +26,8 @@ type Facts struct {
 	// has none.
 	Zone string
 	// Name looks up who has reserved a label directly under Zone: a group's name
-	// for people, and whether that is this group. Nil: nothing is reserved.
+	// for people, and whether that is this group; mine without reserved says that
+	// this group's reservation has ended. Nil: nothing is reserved.
 	Name func(label string) (holder string, mine, reserved bool)
 	// Image resolves publisher/name:tag or a digest. Its error should be a
 	// problem.Error; its advice is shown under the image's line.

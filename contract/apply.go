@@ -57,6 +57,8 @@ func Apply(st State, now uint64, tx []byte) (Result, error) {
 		KindApproval:   l.approval,
 		KindReceipt:    l.receipt,
 		KindRelease:    l.release,
+		KindPool:       l.pool,
+		KindZone:       l.zone,
 	}
 	rule, ok := rules[head.Kind]
 	if !ok {

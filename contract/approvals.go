@@ -18,7 +18,7 @@ func (l *ledger) approval(s Signed) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	p, err := a.Validate()
+	prospectOf, err := l.class(a, id)
 	if err != nil {
 		return Result{}, err
 	}
@@ -48,11 +48,7 @@ func (l *ledger) approval(s Signed) (Result, error) {
 	if a.Expiry-l.now > MaxProposalLife {
 		return Result{}, problem.New("expiry-too-far", "the proposal would expire in %d days, at most %d are allowed", (a.Expiry-l.now)/86400, MaxProposalLife/86400)
 	}
-	now, err := l.standing(a, id)
-	if err != nil {
-		return Result{}, err
-	}
-	claims, err := l.claims(a, p, now)
+	would, err := prospectOf()
 	if err != nil {
 		return Result{}, err
 	}
@@ -63,12 +59,12 @@ func (l *ledger) approval(s Signed) (Result, error) {
 		prop.Signed.Statement = s.Statement
 		prop.State, prop.Threshold = ProposalOpen, g.Threshold
 		prop.Group, prop.Action, prop.Name, prop.Version = a.Group, a.Action, a.Name, a.Version
-		prop.Contract, prop.Expiry, prop.Time = now.id, a.Expiry, l.now
+		prop.Contract, prop.Expiry, prop.Time = would.id, a.Expiry, l.now
 	}
 	prop.Signed.Signatures = append(prop.Signed.Signatures, s.Signatures...)
-	res := Result{Contract: now.id, Version: a.Version, Weight: prop.Weight, Threshold: g.Threshold}
+	res := Result{Contract: would.id, Version: a.Version, Weight: prop.Weight, Threshold: g.Threshold}
 	if prop.Weight >= g.Threshold {
-		if err := l.accept(a, p, prop.Signed, now, claims); err != nil {
+		if err := would.accept(prop.Signed); err != nil {
 			return Result{}, err
 		}
 		res.Accepted = true
@@ -83,15 +79,54 @@ func (l *ledger) approval(s Signed) (Result, error) {
 	return res, nil
 }
 
-// Validate checks what can be known of a without the ledger and returns its
-// plan. Codes: "approval-invalid", "plan-invalid", "class-unknown",
+// prospect is what a proposal comes to if it is accepted.
+type prospect struct {
+	id     canon.Hash         // of the contract, or of the reservation of a name
+	accept func(Signed) error // carries it out, with all signatures
+}
+
+// class checks what can be known of a without the ledger, by its class, and
+// returns what judges whether it is possible now. id is the proposal's.
+func (l *ledger) class(a Approval, id canon.Hash) (func() (prospect, error), error) {
+	if a.Class == ClassName {
+		n, err := a.ValidateName()
+		return func() (prospect, error) { return l.prospectName(a, n, id) }, err
+	}
+	p, err := a.Validate()
+	return func() (prospect, error) { return l.prospect(a, p, id) }, err
+}
+
+// prospect judges whether an approval about a contract is possible now.
+func (l *ledger) prospect(a Approval, p plan.Plan, id canon.Hash) (prospect, error) {
+	now, err := l.standing(a, id)
+	if err != nil {
+		return prospect{}, err
+	}
+	claims, err := l.claims(a, p, now)
+	if err != nil {
+		return prospect{}, err
+	}
+	leases, err := l.leases(a, p, now)
+	if err != nil {
+		return prospect{}, err
+	}
+	return prospect{id: now.id, accept: func(s Signed) error {
+		if err := l.let(leases); err != nil {
+			return err
+		}
+		return l.accept(a, p, s, now, claims)
+	}}, nil
+}
+
+// Validate checks what can be known of an approval of class "workload" without
+// the ledger and returns its plan. Codes: "approval-invalid", "plan-invalid", "class-unknown",
 // "stale-version" for a version that its action can't have.
 func (a Approval) Validate() (plan.Plan, error) {
 	bad := func(format string, args ...any) (plan.Plan, error) {
 		return plan.Plan{}, problem.New("approval-invalid", "approval: "+format, args...)
 	}
 	if a.Class != ClassWorkload {
-		return plan.Plan{}, problem.New("class-unknown", "approval: class of action %.40q is not known", a.Class)
+		return plan.Plan{}, problem.New("class-unknown", "approval: class of action %.40q is not that of contracts", a.Class)
 	}
 	if len(a.Nonce) != NonceSize {
 		return bad("the nonce has %d bytes, want %d", len(a.Nonce), NonceSize)
@@ -274,8 +309,9 @@ func (l *ledger) openProposal(group canon.Hash, one Pending) error {
 }
 
 // closeProposals takes the accepted proposal off the group's open ones, and
-// marks those that it made impossible: for the same version of the same
-// contract, or for the same free name.
+// marks those of the group that it made impossible: for the same version of the
+// same contract or reservation, or for the same free name. Another group's for a
+// name that is taken now stays open until it expires; nobody can approve it.
 func (l *ledger) closeProposals(a Approval, id canon.Hash) error {
 	pending, _, err := Load[PendingRecord](l.st, KeyPending(a.Group))
 	if err != nil {
@@ -286,15 +322,17 @@ func (l *ledger) closeProposals(a Approval, id canon.Hash) error {
 		if other.Proposal == id {
 			continue
 		}
-		sameName := a.Action == ActionDeploy && other.Contract.IsZero() && other.Name == a.Name
-		sameVersion := a.Action != ActionDeploy && other.Contract == a.Contract
-		if !sameName && !sameVersion {
+		if other.Contract != a.Contract || a.Contract.IsZero() && other.Name != a.Name {
 			open = append(open, other)
 			continue
 		}
 		rec, _, err := Load[ProposalRecord](l.st, KeyProposal(other.Proposal))
 		if err != nil {
 			return err
+		}
+		if a.Contract.IsZero() && rec.Action != a.Action { // a deployment and a label of one name
+			open = append(open, other)
+			continue
 		}
 		rec.State, rec.Decided, rec.Signed = ProposalStale, l.now, Signed{}
 		if err := store(l.st, KeyProposal(other.Proposal), rec); err != nil {

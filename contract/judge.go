@@ -207,29 +207,34 @@ func (j *judge) approvals() error {
 	return nil
 }
 
-// approved checks that a quorum of the group signed s, each account counted
-// once.
+// approved checks that a quorum of the group signed s, and returns its plan.
 func (j *judge) approved(s Signed) (Approval, plan.Plan, error) {
-	a, _, keys, err := Open[Approval](s, KindApproval, j.Grid)
-	if err != nil {
-		return Approval{}, plan.Plan{}, problem.New("approvals-insufficient", "%w", err)
-	}
-	p, err := a.Validate()
+	a, _, err := j.quorum(s)
 	if err != nil {
 		return Approval{}, plan.Plan{}, err
+	}
+	p, err := a.Validate()
+	return a, p, err
+}
+
+// quorum checks that a quorum of the group signed s, each account counted once.
+func (j *judge) quorum(s Signed) (Approval, canon.Hash, error) {
+	a, id, keys, err := Open[Approval](s, KindApproval, j.Grid)
+	if err != nil {
+		return Approval{}, canon.Hash{}, problem.New("approvals-insufficient", "%w", err)
 	}
 	var weight uint64 // at most MaxMembers times MaxWeight: it can't overflow
 	for _, key := range keys {
 		account, ok := j.member[string(key)]
 		if !ok {
-			return Approval{}, plan.Plan{}, problem.New("approvals-insufficient", "%s signed it and is no member's key", key.Fingerprint())
+			return Approval{}, canon.Hash{}, problem.New("approvals-insufficient", "%s signed it and is no member's key", key.Fingerprint())
 		}
 		weight += j.group.Weight(account)
 	}
 	if weight < j.group.Threshold {
-		return Approval{}, plan.Plan{}, problem.New("approvals-insufficient", "approvals weigh %d, group %s needs %d", weight, j.group.Name, j.group.Threshold)
+		return Approval{}, canon.Hash{}, problem.New("approvals-insufficient", "approvals weigh %d, group %s needs %d", weight, j.group.Name, j.group.Threshold)
 	}
-	return a, p, nil
+	return a, id, nil
 }
 
 // newest reads from the newest plan what this slot has to run.

@@ -17,13 +17,8 @@ func OpenRelease(s Signed, grid canon.Hash, genesis Genesis) (Release, canon.Has
 	if r.OS.IsZero() || r.Sequence < 1 || !printable(r.Name, 1, MaxText) {
 		return Release{}, canon.Hash{}, problem.New("statement-invalid", "release: name, sequence or OS digest is out of range")
 	}
-	for _, k := range keys {
-		if !isReleaseKey(genesis, k) {
-			return Release{}, canon.Hash{}, problem.New("signature-unexpected", "release: %s is no release key of this grid", k.Fingerprint())
-		}
-	}
-	if uint64(len(keys)) < genesis.ReleaseThreshold {
-		return Release{}, canon.Hash{}, problem.New("approvals-insufficient", "release: %d of the %d needed release keys signed it", len(keys), genesis.ReleaseThreshold)
+	if err := releaseQuorum("release", keys, genesis); err != nil {
+		return Release{}, canon.Hash{}, err
 	}
 	return r, id, nil
 }

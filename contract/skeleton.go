@@ -1,0 +1,24 @@
+package contract
+
+import "strings"
+
+// Skeleton maps a label to what a person sees of it at a glance: labels that look
+// alike have one skeleton. It is the idea of Unicode's UTS #39, section 4, for
+// the letters that labels can have. It errs on the side of alike: "shop-1" and
+// "shopl" are one, and so are "100" and "10".
+//
+// In this order: hyphens go; digits and letters that are drawn alike become one
+// of them; pairs that are drawn like one letter become that letter, from left to
+// right; what is doubled is there once.
+func Skeleton(label string) string {
+	alike := strings.NewReplacer("-", "", "0", "o", "1", "l", "i", "l", "5", "s", "2", "z", "8", "b", "9", "g", "q", "g")
+	pairs := strings.NewReplacer("rn", "m", "vv", "w", "cl", "d")
+	s := pairs.Replace(alike.Replace(label))
+	out := make([]byte, 0, len(s))
+	for i := range len(s) {
+		if i == 0 || s[i] != s[i-1] {
+			out = append(out, s[i])
+		}
+	}
+	return string(out)
+}

@@ -173,42 +173,47 @@ func (l *ledger) leases(a Approval, p plan.Plan, now standing) (leases, error) {
 			return nil, err
 		}
 	}
-	old, new := holdingsOf(before), holdingsOf(after)
-	if n := new.size(); n > MaxLeases {
+	old, next := holdingsOf(before), holdingsOf(after)
+	if n := next.size(); n > MaxLeases {
 		return nil, problem.New("too-large", "the plan publishes %d addresses, ports and hosts, at most %d are allowed", n, MaxLeases).
 			WithFix("split the deployment")
 	}
-	if both := overlapping(new.leased, new.shared); both != "" {
+	if both := overlapping(next.leased, next.shared); both != "" {
 		return nil, problem.New("address-not-offered", "address %s is both leased and shared by the plan", both)
 	}
-	if err := l.ownHosts(a.Group, new.hosts); err != nil {
+	if err := l.ownHosts(a.Group, next.hosts); err != nil {
 		return nil, err
 	}
 	var out leases
-	addresses := slices.Concat(old.leased, old.shared, new.leased, new.shared)
+	addresses := slices.Concat(old.leased, old.shared, next.leased, next.shared)
 	slices.Sort(addresses)
 	for _, address := range slices.Compact(addresses) {
-		one, err := l.address(now.id, address, old, new)
+		one, err := l.address(now.id, address, old, next)
 		if err != nil {
 			return nil, err
 		}
 		out = append(out, one)
 	}
-	ports := slices.Concat(old.ports, new.ports)
+	ports := slices.Concat(old.ports, next.ports)
 	slices.SortFunc(ports, comparePorts)
 	for _, at := range slices.Compact(ports) {
-		_, takes := slices.BinarySearchFunc(new.ports, at, comparePorts)
-		one, err := l.hold(now.id, at.key(), takes, "port-taken", fmt.Sprintf("port %d/%s of %s", at.port, at.proto, at.address), "choose another port, or let the planner choose")
+		_, takes := slices.BinarySearchFunc(next.ports, at, comparePorts)
+		one, err := l.hold(now.id, at.key(), takes, func(holder string) error {
+			return problem.New("port-taken", "port %d/%s of %s is published by %s", at.port, at.proto, at.address, holder).
+				WithFix("choose another port, or let the planner choose")
+		})
 		if err != nil {
 			return nil, err
 		}
 		out = append(out, one)
 	}
-	hosts := slices.Concat(old.hosts, new.hosts)
+	hosts := slices.Concat(old.hosts, next.hosts)
 	slices.Sort(hosts)
 	for _, host := range slices.Compact(hosts) {
-		_, takes := slices.BinarySearch(new.hosts, host)
-		one, err := l.hold(now.id, KeyHost(host, a.Group), takes, "host-taken", "host "+host, "publish it in one deployment only")
+		_, takes := slices.BinarySearch(next.hosts, host)
+		one, err := l.hold(now.id, KeyHost(host, a.Group), takes, func(holder string) error {
+			return problem.New("host-taken", "host %s is published by %s", host, holder).WithFix("publish it in one deployment only")
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -255,8 +260,8 @@ func (l *ledger) ownHosts(group canon.Hash, hosts []string) error {
 }
 
 // address works out the record of one address, for a contract that goes from old
-// to new.
-func (l *ledger) address(contract canon.Hash, address string, old, new holdings) (lease, error) {
+// to next.
+func (l *ledger) address(contract canon.Hash, address string, old, next holdings) (lease, error) {
 	key := KeyLease(address)
 	rec, _, err := Load[LeaseRecord](l.st, key)
 	if err != nil {
@@ -278,7 +283,7 @@ func (l *ledger) address(contract canon.Hash, address string, old, new holdings)
 		}
 		rec.Sharers--
 	}
-	leased, shared := has(new.leased), has(new.shared)
+	leased, shared := has(next.leased), has(next.shared)
 	switch {
 	case (leased || shared) && !rec.Contract.IsZero():
 		return lease{}, problem.New("address-taken", "address %s is leased by %s", address, l.holder(rec.Contract)).
@@ -297,8 +302,9 @@ func (l *ledger) address(contract canon.Hash, address string, old, new holdings)
 	return lease{key, rec}, nil
 }
 
-// hold works out the record of a port or host that contract takes or lets go.
-func (l *ledger) hold(contract canon.Hash, key string, takes bool, code, what, fix string) (lease, error) {
+// hold works out the record of a port or host that contract takes or lets go;
+// taken says that another one has it.
+func (l *ledger) hold(contract canon.Hash, key string, takes bool, taken func(holder string) error) (lease, error) {
 	rec, known, err := Load[HolderRecord](l.st, key)
 	if err != nil {
 		return lease{}, err
@@ -307,7 +313,7 @@ func (l *ledger) hold(contract canon.Hash, key string, takes bool, code, what, f
 		if !takes {
 			return lease{}, problem.New("state-damaged", "ledger record %s is another contract's than the one that frees it", key)
 		}
-		return lease{}, problem.New(code, "%s is published by %s", what, l.holder(rec.Contract)).WithFix("%s", fix)
+		return lease{}, taken(l.holder(rec.Contract))
 	}
 	if !takes {
 		return lease{key, nil}, nil

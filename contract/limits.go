@@ -32,6 +32,9 @@ const (
 	NonceSize        = 16        // bytes of every nonce
 	MaxRanges        = 16        // of a pool
 	MaxShared        = 16        // addresses that a pool shares
+	MaxURL           = 256       // bytes of a pool's authority
+	MaxRoots         = 4         // certificates of a pool
+	MaxRoot          = 3072      // bytes of one
 	MaxSegment       = 4096      // ranges of pools in one segment
 	MaxDomain        = 180       // bytes of the grid's domain
 	MaxHostNames     = 256       // names that count for a group

@@ -61,8 +61,8 @@ func (p Pool) Validate() error {
 		return problem.New("pool-invalid", "pool: "+format, args...)
 	}
 	if !p.Live() {
-		if p.MAC != "" || len(p.Shared) > 0 || p.First != 0 || p.Last != 0 {
-			return bad("it has no ranges, and yet a card, shared addresses or ports")
+		if p.MAC != "" || len(p.Shared) > 0 || p.First != 0 || p.Last != 0 || p.ACME != "" || len(p.Roots) > 0 {
+			return bad("it has no ranges, and yet a card, shared addresses, ports or an authority")
 		}
 		return nil
 	}
@@ -101,6 +101,19 @@ func (p Pool) Validate() error {
 		}
 		if i > 0 && p.Shared[i-1] >= text {
 			return bad("shared addresses are not sorted as text, or %s stands twice", text)
+		}
+	}
+	// Certificates are bytes here: how they parse could differ between versions of
+	// a library, and with it what two machines of the ledger decide.
+	if host, ok := strings.CutPrefix(p.ACME, "https://"); p.ACME != "" && (!ok || host == "" || !printable(p.ACME, 1, MaxURL) || strings.Contains(host, " ")) {
+		return bad("%.80q is no https address of an authority", p.ACME)
+	}
+	if len(p.Roots) > MaxRoots || len(p.Roots) > 0 && p.ACME == "" {
+		return bad("%d root certificates: at most %d are allowed, and none without an authority", len(p.Roots), MaxRoots)
+	}
+	for _, root := range p.Roots {
+		if len(root) == 0 || len(root) > MaxRoot {
+			return bad("a root certificate has %d bytes, want 1 to %d", len(root), MaxRoot)
 		}
 	}
 	if p.First == 0 && p.Last == 0 {

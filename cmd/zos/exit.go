@@ -71,6 +71,9 @@ var exits = map[string]int{
 	"tag-expired": exitUntrusted, "os-audit": exitUntrusted, "os-invalid": exitUntrusted, "archive-damaged": exitUntrusted,
 	"key-damaged": exitUntrusted, "key-foreign": exitUntrusted, "upper-mismatch": exitUntrusted,
 
+	"address-taken": exitConflict, "host-taken": exitConflict, "port-taken": exitConflict, "name-lookalike": exitConflict,
+	"name-unreserved": exitNotFound, "pool-invalid": exitInvalid, "zone-invalid": exitInvalid, "pool-untrusted": exitUntrusted,
+
 	"already-exists": exitConflict, "name-taken": exitConflict, "key-taken": exitConflict, "grid-running": exitConflict,
 	"address-unavailable": exitConflict, "slot-ambiguous": exitConflict, "index-full": exitConflict,
 }

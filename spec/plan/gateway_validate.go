@@ -64,11 +64,11 @@ func (g Gateway) Validate() error {
 			return invalid("gateway is in network %s and publishes nothing of it", a.Network)
 		}
 	}
-	type public struct {
+	type listener struct {
 		udp  bool
 		port uint16
 	}
-	ports := map[public]bool{}
+	ports := map[listener]bool{}
 	for i, r := range g.Routes {
 		if err := r.validate(); err != nil {
 			return err
@@ -85,13 +85,13 @@ func (g Gateway) Validate() error {
 			}
 			continue
 		}
-		if p := (public{r.Mode == ModeUDP, r.Port}); ports[p] {
+		if p := (listener{r.Mode == ModeUDP, r.Port}); ports[p] {
 			return invalid("gateway: %s is published twice", r)
 		} else {
 			ports[p] = true
 		}
 	}
-	if hosts := slices.ContainsFunc(g.Routes, func(r Route) bool { return r.Host != "" }); hosts && (ports[public{false, 443}] || ports[public{false, 80}]) {
+	if hosts := slices.ContainsFunc(g.Routes, func(r Route) bool { return r.Host != "" }); hosts && (ports[listener{false, 443}] || ports[listener{false, 80}]) {
 		return invalid("gateway publishes hosts, and port 80 or 443 as a whole")
 	}
 	return nil
@@ -206,7 +206,55 @@ func (c *netCheck) publish(w Workload, g Gateway) error {
 			return invalid("workload %s: the entry %s is no node of network %s", w.Name, r.Entry.Short(), r.Network)
 		}
 	}
+	if err := c.published(w.Name, g); err != nil {
+		return err
+	}
 	c.gateways = append(c.gateways, gatewayOf{w.Name, g})
+	return nil
+}
+
+// public is something that a plan publishes at an address: a host, or a port of
+// a protocol.
+type public struct {
+	address, what string
+	port          uint16
+}
+
+// published refuses a gateway that takes what another one of the plan has at the
+// same address. Hosts share ports 80 and 443 with each other, and with nothing
+// else.
+func (c *netCheck) published(name string, g Gateway) error {
+	take := func(p public, shown string) error {
+		if other, taken := c.public[p]; taken && other != name {
+			return invalid("workload %s publishes %s at %s, as %s does", name, shown, p.address, other)
+		}
+		c.public[p] = name
+		return nil
+	}
+	for _, address := range g.Addresses {
+		for _, r := range g.Routes {
+			if r.Host == "" {
+				if other, taken := c.hosts[address]; taken && r.Mode == ModeTCP && (r.Port == 80 || r.Port == 443) {
+					return invalid("workload %s publishes %s at %s, where %s publishes hosts", name, r, address, other)
+				}
+				if err := take(public{address, r.Mode, r.Port}, r.String()); err != nil {
+					return err
+				}
+				continue
+			}
+			for _, port := range []uint16{80, 443} {
+				if other, taken := c.public[public{address, ModeTCP, port}]; taken {
+					return invalid("workload %s publishes %s at %s, where %s publishes port %d as a whole", name, r, address, other, port)
+				}
+			}
+			if _, taken := c.hosts[address]; !taken {
+				c.hosts[address] = name
+			}
+			if err := take(public{address, r.Host, r.Port}, r.Host); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 

@@ -68,6 +68,8 @@ type netCheck struct {
 	names    map[string]bool // of all workloads
 	runs     map[string]bool // those that a gateway can publish
 	gateways []gatewayOf
+	public   map[public]string   // gateway by what it publishes
+	hosts    map[string]string   // a gateway that publishes hosts, by address
 	keys     map[[32]byte]string // device by key
 }
 
@@ -87,7 +89,7 @@ func (p Plan) newNetCheck() (*netCheck, error) {
 		return nil, invalid("plan %s has %d networks, at most %d are allowed", p.Name, len(p.Networks), MaxNetworks)
 	}
 	c := &netCheck{networks: make(map[string]*netView, len(p.Networks)), names: make(map[string]bool, len(p.Workloads)),
-		runs: map[string]bool{}, keys: map[[32]byte]string{}}
+		runs: map[string]bool{}, keys: map[[32]byte]string{}, public: map[public]string{}, hosts: map[string]string{}}
 	all := make([]ranges, 0, len(p.Networks))
 	for i, n := range p.Networks {
 		if !ValidNetworkName(n.Name) {

@@ -299,3 +299,45 @@ func PortIn(set string, mac, ip Field, six bool) Match {
 		&expr.Lookup{SourceRegister: 1, SetName: set},
 	}
 }
+
+// FlowType is the type of the keys of FlowIn.
+func FlowType(six bool) nftables.SetDatatype {
+	ip := nftables.TypeIPAddr
+	if six {
+		ip = nftables.TypeIP6Addr
+	}
+	t, err := nftables.ConcatSetType(ip, ip, nftables.TypeInetProto, nftables.TypeInetService)
+	if err != nil {
+		panic(err) // four types are fewer than too many
+	}
+	return t
+}
+
+// FlowKey is a key of such a set: who, to whom, and to which port of which protocol.
+func FlowKey(from, to netip.Addr, protocol byte, port uint16) []byte {
+	return Key(from.AsSlice(), to.AsSlice(), []byte{protocol}, binary.BigEndian.AppendUint16(nil, port))
+}
+
+// FlowIn looks up source, destination, protocol and destination port in a set of
+// FlowType. It also checks the family. Only TCP and UDP have such ports.
+func FlowIn(set string, six bool) Match {
+	// As in PortIn: of registers of 4 bytes, those that begin one of 16 are told by
+	// that one's number.
+	src, dst, n, family := uint32(12), uint32(16), 4, byte(unix.NFPROTO_IPV4)
+	to, protocol, port := uint32(9), uint32(10), uint32(11)
+	if six {
+		src, dst, n, family = 8, 24, 16, unix.NFPROTO_IPV6
+		to, protocol, port = 2, 3, 17
+	}
+	load := func(register uint32, base expr.PayloadBase, at uint32, n int) expr.Any {
+		p := payload(base, at, n)
+		p.DestRegister = register
+		return p
+	}
+	return append(Family(family),
+		load(1, expr.PayloadBaseNetworkHeader, src, n),
+		load(to, expr.PayloadBaseNetworkHeader, dst, n),
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: protocol},
+		load(port, expr.PayloadBaseTransportHeader, 2, 2),
+		&expr.Lookup{SourceRegister: 1, SetName: set})
+}

@@ -19,20 +19,31 @@ import (
 // packets lose their route as soon as the plan grants it no more.
 func (v View) permits(src, dst netip.Addr, protocol byte, port uint16) bool {
 	inside := func(a netip.Addr) bool { return v.IPv4.Contains(a) || v.IPv6.Contains(a) }
-	if !inside(src) || !inside(dst) || dst == v.Router4 || dst == v.Router6 || slices.Contains(v.Routers, dst) {
+	if !inside(src) || !inside(dst) || src == v.Router4 || src == v.Router6 {
 		return true
 	}
+	gate := func(a netip.Addr) int {
+		return slices.IndexFunc(v.Gates, func(g Gate) bool { return g.IPv4 == a || g.IPv6 == a })
+	}
+	if g := gate(src); g >= 0 {
+		return slices.ContainsFunc(v.Gates[g].Targets, func(t Target) bool {
+			return (t.IPv4 == dst || t.IPv6 == dst) && t.protocol() == protocol && t.Port == port
+		})
+	}
 	at := slices.IndexFunc(v.Ports, func(p Port) bool { return p.IPv4 == dst || p.IPv6 == dst })
-	remote := func(a netip.Addr) bool {
-		return slices.ContainsFunc(v.Remotes, func(r Remote) bool { return r.IPv4 == a || r.IPv6 == a })
+	remote := func(a netip.Addr, device bool) bool {
+		return slices.ContainsFunc(v.Remotes, func(r Remote) bool { return (r.IPv4 == a || r.IPv6 == a) && (device || !r.Device) })
 	}
-	local := func(a netip.Addr) bool {
-		return slices.ContainsFunc(v.Ports, func(p Port) bool { return p.IPv4 == a || p.IPv6 == a })
-	}
+	here := slices.ContainsFunc(v.Ports, func(p Port) bool { return p.IPv4 == src || p.IPv6 == src }) ||
+		slices.ContainsFunc(v.Devices, func(d Device) bool { return d.IPv4 == src || d.IPv6 == src })
 	switch {
+	case dst == v.Router4 || dst == v.Router6: // the resolver
+		return here || slices.Contains(v.Routers, src)
+	case gate(dst) >= 0:
+		return false
 	case at < 0:
-		return local(src) && remote(dst) // the other node's router has the rules
-	case !local(src) && !remote(src):
+		return here && remote(dst, false) // the other node's router has the rules
+	case !here && !remote(src, true):
 		return false
 	case v.Ports[at].Open:
 		return true

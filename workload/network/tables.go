@@ -16,6 +16,7 @@ const (
 	bridgeName = "br0"
 	egressName = "eg0"
 	wgPrefix   = "wg" // of the agent's WireGuard devices; nothing else there begins so
+	entryName  = "in0"
 )
 
 // Marks of packets that leave the network, and the table for those that do here.
@@ -151,7 +152,7 @@ func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) 
 // (connection tracking), so rules about ports see whole packets.
 func inetTable(v View) fw.Table {
 	t := fw.Table{Family: nftables.TableFamilyINet, Name: fw.TableName}
-	var from, peer, input, forward, mss, snat []fw.Rule
+	var from, peer, entry, gates, input, forward, mss, snat []fw.Rule
 	closed := fw.BlockClosed()
 	for _, p := range v.Site.Closed {
 		closed = append(closed, fw.When(fw.Destination(p), fw.Drop()))
@@ -161,8 +162,21 @@ func inetTable(v View) fw.Table {
 		fw.When(fw.State(fw.Established), fw.Accept()),
 	)
 	input = append(input, fw.When(fw.In("lo"), fw.Accept()), fw.When(fw.InLike(wgPrefix), fw.State(fw.Established), fw.Accept()))
+	for _, kind := range []byte{neighborSolicitation, neighborAdvertisement} {
+		nd := fw.When(fw.Family(unix.NFPROTO_IPV6), fw.Protocol(unix.IPPROTO_ICMPV6), fw.ICMPType(kind), fw.HopLimit(255), fw.Accept())
+		from = append(from, nd)
+		input = append(input, fw.When(fw.In(bridgeName), nd))
+	}
 	for _, f := range families(v) {
 		t.Sets = append(t.Sets, sets(v, f)...)
+		// A gateway reaches what its routes name, and neither the router nor anyone
+		// else: whatever follows is not asked.
+		for _, chain := range []*[]fw.Rule{&input, &forward} {
+			*chain = append(*chain, fw.When(fw.SourceIn("gates"+f.n, f.six), fw.Jump("gates")))
+		}
+		gates = append(gates, fw.When(fw.FlowIn("flows"+f.n, f.six), fw.Accept()))
+		// Nobody begins a connection to a gateway or to somebody's device.
+		forward = append(forward, fw.When(fw.DestinationIn("guarded"+f.n, f.six), fw.Drop()))
 		outside := fw.DestinationNot(f.network)
 		from = append(from,
 			fw.When(fw.SourceIn("here"+f.n, f.six), outside, fw.Mark(markHere), fw.Accept()),
@@ -178,6 +192,18 @@ func inetTable(v View) fw.Table {
 			fw.When(fw.SourceNot(f.network), fw.DestinationIn("exit"+f.n, f.six), fw.State(fw.Established), fw.Accept()),
 		)
 		toRouter := fw.Destination(f.router)
+		if v.Entry {
+			// WireGuard has bound the address to the device's key.
+			entry = append(entry, fw.When(fw.SourceIn("devices"+f.n, f.six), fw.Destination(f.network), fw.Accept()))
+			for _, proto := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+				input = append(input, fw.When(fw.In(entryName), fw.SourceIn("devices"+f.n, f.six), toRouter, fw.Protocol(proto), fw.Port(dnsPort, dnsPort), fw.Accept()))
+			}
+			input = append(input, fw.When(fw.In(entryName), fw.SourceIn("devices"+f.n, f.six), toRouter, fw.Protocol(f.icmp), fw.ICMPType(f.echo), fw.Accept()))
+			// Encrypted once more, a segment is to pass the network whole.
+			for _, way := range []fw.Match{fw.In(entryName), fw.Out(entryName)} {
+				mss = append(mss, fw.When(way, fw.Family(f.proto), fw.Segment(uint16(v.MTU-entryOverhead-f.headers))))
+			}
+		}
 		for _, proto := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
 			input = append(input, fw.When(fw.In(bridgeName), toRouter, fw.Protocol(proto), fw.Port(dnsPort, dnsPort), fw.Accept()))
 			if v.IsExit {
@@ -194,17 +220,19 @@ func inetTable(v View) fw.Table {
 			fw.When(fw.Out(bridgeName), fw.InLike(wgPrefix), fw.SourceIn("remote"+f.n, f.six), fw.JumpByDestination("to"+f.n, f.six)),
 			fw.When(fw.In(bridgeName), fw.OutLike(wgPrefix), fw.DestinationIn("remote"+f.n, f.six), fw.Accept()),
 		)
+		if v.Entry {
+			forward = append(forward,
+				fw.When(fw.Out(bridgeName), fw.In(entryName), fw.SourceIn("devices"+f.n, f.six), fw.JumpByDestination("to"+f.n, f.six)),
+				fw.When(fw.In(entryName), fw.OutLike(wgPrefix), fw.SourceIn("devices"+f.n, f.six), fw.DestinationIn("remote"+f.n, f.six), fw.Accept()),
+			)
+		}
 		closed = append(closed, fw.When(fw.Destination(f.network), fw.Drop()))
 		mss = append(mss, fw.When(fw.Family(f.proto), fw.Segment(uint16(v.MTU-f.headers))))
 		if v.Site.Link != 0 {
 			snat = append(snat, fw.When(fw.Out(egressName), fw.Family(f.proto), fw.SourceNAT(f.link)))
 		}
 	}
-	for _, kind := range []byte{neighborSolicitation, neighborAdvertisement} {
-		nd := fw.When(fw.Family(unix.NFPROTO_IPV6), fw.Protocol(unix.IPPROTO_ICMPV6), fw.ICMPType(kind), fw.HopLimit(255), fw.Accept())
-		from = append(from, nd)
-		input = append(input, fw.When(fw.In(bridgeName), nd))
-	}
+	gates = append(gates, fw.When(fw.Drop()))
 	forward = append(forward,
 		fw.When(fw.In(bridgeName), fw.OutLike(wgPrefix), fw.Marked(markExit), fw.Accept()),
 		fw.When(fw.Out(egressName), fw.Marked(markHere), fw.Jump("egress")),
@@ -222,9 +250,12 @@ func inetTable(v View) fw.Table {
 			fw.When(fw.In(bridgeName), fw.Jump("from-workload")),
 			fw.When(fw.InLike(wgPrefix), fw.Jump("from-node")),
 			fw.When(fw.In(egressName), fw.State(fw.Established), fw.Accept()),
+			fw.When(fw.In(entryName), fw.Jump("from-device")),
 		}),
 		{Name: "from-workload", Rules: from},
 		{Name: "from-node", Rules: peer},
+		{Name: "from-device", Rules: entry},
+		{Name: "gates", Rules: gates},
 		base("input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter, drop, input),
 		base("mss", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityMangle, accept, mss),
 		base("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter, drop, forward),
@@ -237,6 +268,18 @@ func inetTable(v View) fw.Table {
 		}
 	}
 	return t
+}
+
+// entryOverhead is what WireGuard adds to a packet at most, in bytes: 40 of IPv6, 8 of
+// UDP, 32 of its own.
+const entryOverhead = 80
+
+// protocol is the target's as IP numbers it.
+func (t Target) protocol() byte {
+	if t.Protocol == plan.ProtocolUDP {
+		return unix.IPPROTO_UDP
+	}
+	return unix.IPPROTO_TCP
 }
 
 // portChain is where the rules of a workload stand.
@@ -321,5 +364,26 @@ func sets(v View, f family) []fw.Set {
 			routers.Elements = append(routers.Elements, fw.Element{Key: r.AsSlice()})
 		}
 	}
-	return []fw.Set{local, here, exit, to, remote, guests, routers}
+	gates, flows, guarded, devices := set("gates"), fw.Set{Name: "flows" + f.n, Key: fw.FlowType(f.six)}, set("guarded"), set("devices")
+	for _, g := range v.Gates {
+		e := fw.Element{Key: pick(g.IPv4, g.IPv6)}
+		gates.Elements, guarded.Elements = append(gates.Elements, e), append(guarded.Elements, e)
+		for _, t := range g.Targets {
+			from, to := g.IPv4, t.IPv4
+			if f.six {
+				from, to = g.IPv6, t.IPv6
+			}
+			flows.Elements = append(flows.Elements, fw.Element{Key: fw.FlowKey(from, to, t.protocol(), t.Port)})
+		}
+	}
+	for _, d := range v.Devices {
+		e := fw.Element{Key: pick(d.IPv4, d.IPv6)}
+		devices.Elements, guarded.Elements = append(devices.Elements, e), append(guarded.Elements, e)
+	}
+	for _, r := range v.Remotes {
+		if r.Device {
+			guarded.Elements = append(guarded.Elements, fw.Element{Key: pick(r.IPv4, r.IPv6)})
+		}
+	}
+	return []fw.Set{local, here, exit, to, remote, guests, routers, gates, flows, guarded, devices}
 }

@@ -25,9 +25,7 @@ type View struct {
 	Ports   []Port       `json:"ports"`   // workloads of this node, by IPv4
 	Remotes []Remote     `json:"remotes"` // workloads and devices of other nodes, by IPv4
 	Routers []netip.Addr `json:"routers"` // of other nodes, unless they carry nothing but gateways
-	// Gates are the gateways, here and elsewhere, that reach something here or are
-	// here themselves.
-	Gates []Gate `json:"gates"`
+	Gates   []Gate       `json:"gates"`   // all gateways of the network, by name
 	// Entry says that devices enter the network here; Devices are those that do.
 	Entry   bool     `json:"entry"`
 	Devices []Device `json:"devices"` // by IPv4

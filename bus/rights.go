@@ -14,6 +14,7 @@ const (
 	MethodResources = "node.resources"  // mounts, cgroups, namespaces, interfaces, bytes
 	MethodNetwork   = "network.status"  // of the networks of one contract, as this node has them
 	MethodGateway   = "gateway.status"  // of the gateways of one contract on this node
+	MethodDevice    = "network.device"  // configuration of a person's device; only its own account's, says the node
 
 	// MethodRenew keeps a stream alive. The bus answers it itself, under the
 	// rights of the stream's own method.
@@ -41,6 +42,7 @@ type Facts struct {
 //	workload.logs     named     no        yes           no
 //	network.status    named     no        yes           no
 //	gateway.status    named     no        yes           no
+//	network.device    named     no        yes           no
 //	node.status       none      yes       no            no
 //	node.resources    none      yes       no            no
 //
@@ -49,7 +51,7 @@ type Facts struct {
 func Allowed(caller sign.PublicKey, method string, contract canon.Hash, f Facts) error {
 	refused := problem.New("not-permitted", "%s: the key %s has no right to it", method, caller.Fingerprint())
 	switch method {
-	case MethodStatus, MethodLogs, MethodNetwork, MethodGateway:
+	case MethodStatus, MethodLogs, MethodNetwork, MethodGateway, MethodDevice:
 		if contract.IsZero() {
 			return problem.New("request-invalid", "%s: no contract is named", method)
 		}

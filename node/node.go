@@ -123,7 +123,7 @@ func (n *Node) openStore() (err error) {
 
 func (n *Node) openKinds() (err error) {
 	n.networks = newNetworks(n.log)
-	if n.routers, err = tenant.New(tenant.Config{Slot: n.at.Slot, Agent: n.networks, Nameservers: n.nameservers, Log: n.log}); err != nil {
+	if n.routers, err = tenant.New(tenant.Config{Slot: n.at.Slot, Agent: n.networks, Nameservers: n.nameservers, Secrets: tenant.NewSecrets(n.keys.Entry), Log: n.log}); err != nil {
 		return err
 	}
 	n.kind, err = container.New(container.Config{
@@ -134,7 +134,7 @@ func (n *Node) openKinds() (err error) {
 		return err
 	}
 	n.receipts = newReceipts(n.at.grid.ID, n.at.Slot, n.keys.Signer, n.log)
-	n.reconc = newReconciler(map[string]workload.Kind{plan.KindContainer: n.kind, plan.KindNetwork: n.routers}, n.receipts.report, n.log)
+	n.reconc = newReconciler(map[string]workload.Kind{plan.KindContainer: n.kind, plan.KindNetwork: n.routers, plan.KindDevice: n.routers.Devices()}, n.receipts.report, n.log)
 	n.prover = &prover{grid: n.at.grid.ID, farm: n.at.grid.Archive.Farm, slot: n.at.signed, slotID: n.at.Slot, log: n.log}
 	if n.at.Disk.Kind == boot.DiskReal {
 		n.prover.dir = boot.DataDir

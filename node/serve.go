@@ -73,6 +73,7 @@ func (n *Node) answerUntil(ctx context.Context, epoch uint64) error {
 	b.HandleCall(bus.MethodNode, answer(n.nodeStatus))
 	b.HandleCall(bus.MethodResources, answer(func(context.Context, bus.Query) (protocol.Resources, error) { return resources() }))
 	b.HandleCall(bus.MethodNetwork, answer(n.networkStatus))
+	b.HandleCall(bus.MethodDevice, answer(n.deviceConfig))
 	b.HandleStream(bus.MethodLogs, func(ctx context.Context, q bus.Query, send func([]byte) error) error {
 		return protect(func() error { return n.logs(ctx, q, send) })
 	})

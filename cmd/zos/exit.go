@@ -41,7 +41,7 @@ var exits = map[string]int{
 	"no-command": exitInvalid, "user-unknown": exitInvalid, "request-invalid": exitInvalid, "query-invalid": exitInvalid,
 
 	"no-context": exitNotFound, "not-found": exitNotFound, "account-unknown": exitNotFound, "group-unknown": exitNotFound, "farm-unknown": exitNotFound,
-	"slot-unknown": exitNotFound, "node-unknown": exitNotFound, "network-unknown": exitNotFound, "contract-unknown": exitNotFound, "proposal-unknown": exitNotFound,
+	"slot-unknown": exitNotFound, "node-unknown": exitNotFound, "network-unknown": exitNotFound, "device-unknown": exitNotFound, "contract-unknown": exitNotFound, "proposal-unknown": exitNotFound,
 	"workload-unknown": exitNotFound, "key-unknown": exitNotFound, "image-unknown": exitNotFound, "image-platform": exitNotFound,
 	"flist-unknown": exitNotFound, "object-missing": exitNotFound, "unknown-method": exitNotFound, "kind-unknown": exitNotFound,
 	"class-unknown": exitNotFound, "slot-missing": exitNotFound, "archive-missing": exitNotFound, "release-missing": exitNotFound,

@@ -69,6 +69,8 @@ type Config struct {
 	// not keep probe. nil: probes are dropped.
 	OnProbe func(from netip.AddrPort, probe []byte)
 	Logger  *slog.Logger // nil: silent
+
+	port uint16 // UDP, for an Entry; 0: one that is free
 }
 
 // Device is one WireGuard interface, up from the start. Its methods may be called from several

@@ -175,6 +175,11 @@ func (p *udpPort) send(packets [][]byte, e *directEndpoint) error {
 		// A card that computes no checksums cannot have its packets cut either.
 		err = s.send(packets, e, e.SrcIP(), false)
 	}
+	if errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.EINVAL) {
+		// On this path a packet is sent in fragments, and the kernel cuts nothing that
+		// it must fragment.
+		err = s.send(packets, e, e.SrcIP(), false)
+	}
 	if err != nil && e.SrcIP().IsValid() && !errors.Is(err, net.ErrClosed) {
 		// The host has lost the address that the peer wrote to.
 		if s.send(packets, e, netip.Addr{}, s.segment.Load()) == nil {

@@ -48,7 +48,7 @@ func newUserspace(h *Host, c Config) (*userspace, error) {
 	}
 	d.bind = newBind(h.ns, &c, in, out)
 	d.dev = device.NewDevice(d.tunnel, d.bind, logTo(c.Logger.With("interface", c.Name)))
-	if err := d.dev.IpcSet("private_key=" + hex.EncodeToString(c.PrivateKey[:])); err != nil {
+	if err := d.dev.IpcSet(fmt.Sprintf("private_key=%x\nlisten_port=%d\n", c.PrivateKey[:], c.port)); err != nil {
 		d.Close()
 		return nil, fmt.Errorf("set the private key: %w", err)
 	}

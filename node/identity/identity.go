@@ -1,7 +1,9 @@
 package identity
 
 import (
+	"crypto/hkdf"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -57,6 +59,9 @@ type Identity struct {
 	// BootNonce is 16 random bytes of this boot; a restart of the daemon alone
 	// keeps it.
 	BootNonce [NonceSize]byte
+	// Entry is the secret of which the keys are derived that people's devices know
+	// this node by. It lasts as long as the other keys.
+	Entry [32]byte
 	// Fresh tells that the keys were made just now.
 	Fresh bool
 }
@@ -86,7 +91,11 @@ func Open(cfg Config) (*Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open node keys: %w", err)
 	}
-	return &Identity{Signer: sign.FromSeed(s.signing), Sealing: sealing, BootNonce: nonce, Fresh: fresh}, nil
+	entry, err := hkdf.Key(sha256.New, s.signing[:], nil, "zos-node-entry-v1", 32)
+	if err != nil {
+		return nil, fmt.Errorf("open node keys: %w", err)
+	}
+	return &Identity{Signer: sign.FromSeed(s.signing), Sealing: sealing, BootNonce: nonce, Entry: [32]byte(entry), Fresh: fresh}, nil
 }
 
 // store is where the seeds are.

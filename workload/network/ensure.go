@@ -91,12 +91,22 @@ func (k *Kind) ensure(ctx context.Context, d workload.Desired, v View, t netplan
 		return err
 	}
 	k.announce()
+	inode, err := inodeOf(ns)
+	if err != nil {
+		return err
+	}
+	// What one of them lacks does not keep the others back.
+	entered := k.enter(ctx, d.ID, fd, inode, v)
+	if entered != nil {
+		entered = fmt.Errorf("ensure the way in for devices: %w", entered)
+	}
 	err = k.cfg.Agent.Ensure(ctx, t, fd)
 	if err != nil {
 		err = fmt.Errorf("ensure the network's agent: %w", err)
 	} else {
 		err = k.serve(ctx, d, v, ns)
 	}
+	err = errors.Join(entered, err)
 	if l := k.of(d.ID); l != nil {
 		// The record says the new version already: without this nobody would come
 		// back for the rest.
@@ -137,7 +147,7 @@ func (k *Kind) Remove(ctx context.Context, id workload.ID) error {
 
 func (k *Kind) remove(ctx context.Context, id workload.ID) error {
 	defer k.lock(id)()
-	if err := k.silence(id); err != nil {
+	if err := errors.Join(k.silence(id), k.leave(id, true)); err != nil {
 		return err
 	}
 	if err := k.cfg.Agent.Remove(ctx, netplan.ID(id.Contract, networkOf(id))); err != nil {
@@ -191,7 +201,14 @@ func (k *Kind) verify(id workload.ID, r record) error {
 			return errors.New("the node's own addresses have changed")
 		}
 	}
-	return netns.Do(int(ns.Fd()), func() error { return present(r.View) })
+	if err := netns.Do(int(ns.Fd()), func() error { return present(r.View) }); err != nil || !r.View.Entry {
+		return err
+	}
+	e := k.entryOf(id)
+	if e == nil {
+		return errors.New("the way in for devices is not looked after")
+	}
+	return k.entered(e, id, r.View, true)
 }
 
 // verifyFilter reads the whole filter only when it may have changed.

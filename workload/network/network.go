@@ -33,6 +33,10 @@ type Config struct {
 	// Host is a descriptor of the node's own network namespace, needed only
 	// during New; 0 means that of the calling thread.
 	Host int
+	// Secrets of the entries by which people's devices come in.
+	Secrets Secrets
+	// Engine of the entries; wireguard.Auto is what a node uses.
+	Engine wireguard.Engine
 	// MTU of workloads' interfaces: that of the WireGuard devices. 0 means
 	// wireguard.DefaultMTU.
 	MTU int
@@ -51,6 +55,7 @@ type Kind struct {
 	mu      sync.Mutex
 	locks   map[workload.ID]*sync.Mutex // of routers: Ensure and Remove, and attaching to one
 	live    map[workload.ID]*live
+	entries map[workload.ID]*entry
 	linking sync.Mutex    // of the numbers of links to the host
 	changed chan struct{} // closed and made anew when a router was ensured
 }
@@ -77,7 +82,7 @@ func New(cfg Config) (*Kind, error) {
 	if err != nil {
 		return nil, fmt.Errorf("networks: %w", err)
 	}
-	return &Kind{cfg: cfg, host: host, locks: map[workload.ID]*sync.Mutex{}, live: map[workload.ID]*live{}, changed: make(chan struct{})}, nil
+	return &Kind{cfg: cfg, host: host, locks: map[workload.ID]*sync.Mutex{}, live: map[workload.ID]*live{}, entries: map[workload.ID]*entry{}, changed: make(chan struct{})}, nil
 }
 
 func hostNamespace(fd int) (*os.File, error) {

@@ -79,6 +79,9 @@ func present(v View) error {
 	if v.Site.Link != 0 {
 		want = append(want, egressName)
 	}
+	if v.Entry {
+		want = append(want, entryName)
+	}
 	for _, l := range all {
 		name, flags := l.Attrs().Name, l.Attrs().Flags
 		i := slices.Index(want, name)
@@ -87,6 +90,9 @@ func present(v View) error {
 		}
 		if name == egressName && v.Site.Link == 0 {
 			return errors.New("there is an interface to the host that nobody has asked for")
+		}
+		if name == entryName && !v.Entry {
+			return errors.New("there is a way in for devices that nobody has asked for")
 		}
 	}
 	if len(want) > 0 {

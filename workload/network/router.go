@@ -189,7 +189,7 @@ func dismantle(ns int) error {
 			return fmt.Errorf("list links: %w", err)
 		}
 		for _, l := range all {
-			if name := l.Attrs().Name; name == bridgeName || name == egressName || strings.HasPrefix(name, "p") {
+			if name := l.Attrs().Name; name == bridgeName || name == egressName || name == entryName || strings.HasPrefix(name, "p") {
 				if err := remove(name); err != nil {
 					return err
 				}

@@ -128,17 +128,21 @@ func (k *Kind) Resolver(router workload.ID) *resolver.Server {
 	return nil
 }
 
-// Close ends the resolvers. Networks and attachments stay as they are.
+// Close ends the resolvers, and what encrypts for devices unless the kernel does.
+// Networks and attachments stay as they are.
 func (k *Kind) Close() error {
 	k.mu.Lock()
 	var ids []workload.ID
 	for id := range k.live {
 		ids = append(ids, id)
 	}
+	for id := range k.entries {
+		ids = append(ids, id)
+	}
 	k.mu.Unlock()
 	var errs []error
 	for _, id := range ids {
-		errs = append(errs, k.silence(id))
+		errs = append(errs, k.silence(id), k.leave(id, false))
 	}
 	return errors.Join(append(errs, k.host.Close())...)
 }

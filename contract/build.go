@@ -3,6 +3,7 @@ package contract
 import (
 	"bytes"
 	"crypto/rand"
+	"net/netip"
 	"slices"
 
 	"github.com/zero-os/zos/canon"
@@ -126,4 +127,36 @@ func NewRelease(grid canon.Hash, sequence uint64, name string, os canon.Hash, ex
 // NewTag makes the statement that names an image.
 func NewTag(grid, publisher canon.Hash, name, tag string, digest canon.Hash, sequence, expiry uint64) Tag {
 	return Tag{Header: header(grid, KindTag), Publisher: publisher, Name: name, Tag: tag, Digest: digest, Sequence: sequence, Expiry: expiry}
+}
+
+// NewPool makes the statement that gives a slot public addresses, or without
+// ranges takes them back. The caller's p is brought into order and gets a header.
+func NewPool(grid canon.Hash, p Pool) Pool {
+	p.Header = header(grid, KindPool)
+	p.Ranges = slices.Clone(p.Ranges)
+	slices.SortFunc(p.Ranges, func(a, b Range) int {
+		x, _ := netip.ParsePrefix(a.Prefix)
+		y, _ := netip.ParsePrefix(b.Prefix)
+		return x.Addr().Compare(y.Addr())
+	})
+	p.Shared = slices.Sorted(slices.Values(p.Shared))
+	return p
+}
+
+// NewZone makes the statement of the grid's domain.
+func NewZone(grid canon.Hash, domain string, sequence uint64) Zone {
+	return Zone{Header: header(grid, KindZone), Domain: domain, Sequence: sequence}
+}
+
+// NewNameApproval makes the approval of an action on a name. now is the name's
+// record, a zero one to reserve it.
+func NewNameApproval(grid, group canon.Hash, action string, n plan.Name, now HostNameRecord, groupEpoch uint64, nonce []byte, expiry uint64) (Approval, error) {
+	encoded, err := plan.EncodeName(n)
+	if err != nil {
+		return Approval{}, err
+	}
+	return Approval{
+		Header: header(grid, KindApproval), Group: group, GroupEpoch: groupEpoch, Class: ClassName, Action: action,
+		Contract: now.ID, Name: n.Label, Version: now.Version + 1, Plan: encoded, Nonce: nonce, Expiry: expiry,
+	}, nil
 }

@@ -48,7 +48,7 @@ func (d *describer) nested(depth int, b []byte) error {
 }
 
 // order is which fields come first; the others follow by name.
-var order = []string{"kind", "v", "grid", "action", "group", "group_epoch", "class", "contract", "name", "version", "expiry",
+var order = []string{"kind", "v", "grid", "action", "group", "group_epoch", "class", "contract", "name", "label", "version", "expiry", "until", "to",
 	"network", "protocol"}
 
 func (d *describer) fields(depth int, fields map[string]any) error {
@@ -139,12 +139,10 @@ func showBytes(b []byte) string {
 
 func showNumber(name string, n uint64) string {
 	s := strconv.FormatUint(n, 10)
-	// The last second that has four digits for its year.
-	const year9999 = 253402300799
 	switch name {
-	case "expiry", "time", "created":
-		if n <= year9999 {
-			return s + " (" + time.Unix(int64(n), 0).UTC().Format(time.RFC3339) + ")"
+	case "expiry", "time", "created", "until":
+		if text := utc(n); text != s {
+			return s + " (" + text + ")"
 		}
 	case "memory", "disk", "size":
 		if n >= 1<<20 {
@@ -159,6 +157,16 @@ func showNumber(name string, n uint64) string {
 		return fmt.Sprintf("%s (%d.%03d Mbit/s each way)", s, n/1_000_000, n%1_000_000/1000)
 	}
 	return s
+}
+
+// utc shows Unix seconds as a date and time, or as the number that they are if
+// the year would not have four digits.
+func utc(n uint64) string {
+	const year9999 = 253402300799 // its last second
+	if n > year9999 {
+		return strconv.FormatUint(n, 10)
+	}
+	return time.Unix(int64(n), 0).UTC().Format(time.RFC3339)
 }
 
 // showEmpty shows a list of nothing. In a rule of a network that means

@@ -121,7 +121,7 @@ func (l *ledger) prospectName(a Approval, n plan.Name, id canon.Hash) (prospect,
 	}
 	if a.Action == ActionReserve || a.Action == ActionRenew {
 		if n.Until <= l.now {
-			return prospect{}, problem.New("name-expired", "name %s: the reservation would end at %d, block time is %d", n.Label, n.Until, l.now)
+			return prospect{}, problem.New("name-expired", "name %s: the reservation would end at %s, block time is %s", n.Label, utc(n.Until), utc(l.now))
 		}
 		if n.Until-l.now > MaxNameLife {
 			return prospect{}, problem.New("expiry-too-far", "name %s: the reservation would end in %d days, at most %d are allowed", n.Label, (n.Until-l.now)/86400, MaxNameLife/86400)
@@ -147,7 +147,7 @@ func (l *ledger) prospectName(a Approval, n plan.Name, id canon.Hash) (prospect,
 		return prospect{id: id, accept: func(s Signed) error { return l.putName(n.Label, next, s, gone) }}, l.roomForName(a.Group)
 	case ActionRenew:
 		if n.Until <= rec.Until {
-			return prospect{}, problem.New("approval-invalid", "name %s is reserved until %d already; a renewal to %d is none", n.Label, rec.Until, n.Until)
+			return prospect{}, problem.New("approval-invalid", "name %s is reserved until %s already; a renewal to %s is none", n.Label, utc(rec.Until), utc(n.Until))
 		}
 		if rec.Counts != a.Group {
 			if err := l.roomForName(a.Group); err != nil {
@@ -187,9 +187,9 @@ func (l *ledger) nameStands(a Approval, n plan.Name, rec HostNameRecord, known b
 		return problem.New("stale-version", "the approval is for version %d, the name %s is at %d", a.Version, n.Label, rec.Version).
 			WithFix("propose again: the next version is %d", rec.Version+1)
 	case a.Action != ActionRenew && n.Until != rec.Until:
-		return problem.New("stale-version", "the approval speaks of the name %s as it is reserved until %d, that is %d", n.Label, n.Until, rec.Until)
+		return problem.New("stale-version", "the approval speaks of the name %s as it is reserved until %s, that is %s", n.Label, utc(n.Until), utc(rec.Until))
 	case a.Action == ActionTransfer && l.now > rec.Until:
-		return problem.New("name-expired", "the name %s ended at %d: it can't be given to anyone", n.Label, rec.Until).
+		return problem.New("name-expired", "the name %s ended at %s: it can't be given to anyone", n.Label, utc(rec.Until)).
 			WithFix("renew it first: zos name renew %s", n.Label)
 	}
 	return nil
@@ -197,12 +197,12 @@ func (l *ledger) nameStands(a Approval, n plan.Name, rec HostNameRecord, known b
 
 // nameTaken says whose a name is, to a group that wants to reserve it.
 func (l *ledger) nameTaken(label string, rec HostNameRecord, group canon.Hash) error {
-	err := problem.New("name-taken", "the name %s is of group %s, until %d", label, l.groupName(rec.Group), rec.Until)
+	err := problem.New("name-taken", "the name %s is of group %s, until %s", label, l.groupName(rec.Group), utc(rec.Until))
 	switch {
 	case rec.Group == group:
 		return err.WithFix("it is yours; renew it: zos name renew %s", label)
 	case l.now > rec.Until:
-		return err.WithFix("it has ended; if its group does not renew it, it is free after %d", rec.Until+NameGrace)
+		return err.WithFix("it has ended; if its group does not renew it, it is free after %s", utc(rec.Until+NameGrace))
 	}
 	return err.WithFix("choose another name")
 }

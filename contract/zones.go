@@ -100,7 +100,7 @@ func JudgeHost(z Zone, host string, name HostNameRecord, group canon.Hash, now u
 		return false, problem.New("name-taken", "host %s: the name %s is of group %s", host, label, name.Group.Short()).
 			WithFix("choose another name")
 	case now > name.Until:
-		return false, problem.New("name-expired", "host %s: the name %s ended at %d, block time is %d", host, label, name.Until, now).
+		return false, problem.New("name-expired", "host %s: the name %s ended at %s, it is %s", host, label, utc(name.Until), utc(now)).
 			WithFix("renew it: zos name renew %s", label)
 	}
 	return false, nil

@@ -19,11 +19,11 @@ import (
 func (a *app) netCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "net",
-		Short: "Private networks: who is in them, and how their nodes reach each other",
+		Short: "Private networks: who is in them, how their nodes reach each other, and the way in",
 		Long: `A deployment's networks stand in its contract. How they do is asked of their
 nodes over the sealed bus, which answer members of the contract's group only.`,
 	}
-	cmd.AddCommand(a.netListCommand(), a.netShowCommand())
+	cmd.AddCommand(a.netListCommand(), a.netShowCommand(), a.netJoinCommand(), a.netExportCommand(), a.netRevokeCommand())
 	return cmd
 }
 

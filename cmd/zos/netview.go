@@ -45,7 +45,9 @@ type netNodeShown struct {
 // netMemberShown is a workload in a network.
 type netMemberShown struct {
 	Workload  string   `json:"workload"`
-	Node      string   `json:"node"`
+	Kind      string   `json:"kind"`
+	Node      string   `json:"node"`    // of a device, by which it enters
+	Account   string   `json:"account"` // whose device it is; "" of other kinds
 	Addresses []string `json:"addresses"`
 	Names     []string `json:"names"` // that the resolver answers for
 	Open      bool     `json:"open"`
@@ -81,11 +83,15 @@ func netShownOf(k client.Contract, n plan.Network, views map[canon.Hash]client.V
 		s.Nodes = append(s.Nodes, shown)
 	}
 	slices.SortStableFunc(s.Nodes, func(a, b netNodeShown) int { return strings.Compare(a.Node, b.Node) })
+	devices := client.Devices(&k.Plan)
 	for _, w := range client.AttachedTo(&k.Plan, n.Name) {
-		m := netMemberShown{Workload: w.Workload.Name, Node: names.Of(w.Workload.Slot), Addresses: []string{w.IPv4, w.IPv6},
+		m := netMemberShown{Workload: w.Workload.Name, Kind: w.Workload.Kind, Node: names.Of(w.Workload.Slot), Addresses: []string{w.IPv4, w.IPv6},
 			Names: append([]string{w.Workload.Name}, w.Aliases...), Open: w.Open, Allow: []string{}, Egress: w.Egress, Bandwidth: w.Bandwidth}
 		for _, r := range w.Allow {
 			m.Allow = append(m.Allow, client.RuleText(r))
+		}
+		if d, ok := devices[m.Workload]; ok {
+			m.Account = names.Of(d.Account)
 		}
 		s.Workloads = append(s.Workloads, m)
 	}
@@ -108,7 +114,7 @@ func (a *app) showNetwork(s netShown, why error) error {
 	if why != nil {
 		fmt.Fprintf(a.out, "  its nodes were not asked: %s\n", printable(why.Error()))
 	}
-	var nodes, members, peers [][]string
+	var nodes, members, devices, gateways, peers [][]string
 	for _, n := range s.Nodes {
 		nodes = append(nodes, nodeLine(n))
 		if n.Live == nil {
@@ -119,6 +125,14 @@ func (a *app) showNetwork(s netShown, why error) error {
 		}
 	}
 	for _, m := range s.Workloads {
+		switch m.Kind {
+		case plan.KindDevice:
+			devices = append(devices, []string{m.Workload, m.Account, m.Node, m.Addresses[0], m.Addresses[1]})
+			continue
+		case plan.KindGateway:
+			gateways = append(gateways, []string{m.Workload, m.Node, m.Addresses[0]})
+			continue
+		}
 		reach := []string{"all"}
 		if !m.Open {
 			reach = m.Allow
@@ -144,6 +158,8 @@ func (a *app) showNetwork(s netShown, why error) error {
 	return errors.Join(
 		a.section(headings, nodes),
 		a.section([]string{"WORKLOAD", "NODE", "ADDRESS", "ALSO NAMED", "REACHED BY", "EGRESS", "LIMIT"}, members),
+		a.section([]string{"DEVICE", "OF", "ENTERS BY", "ADDRESS", "IPV6"}, devices),
+		a.section([]string{"GATEWAY", "NODE", "ADDRESS"}, gateways),
 		a.section([]string{"FROM", "TO", "STATE", "PATH", "HANDSHAKE", "PQ KEY", "RECEIVED", "SENT"}, peers),
 	)
 }

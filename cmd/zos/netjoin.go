@@ -204,7 +204,7 @@ func (a *app) deviceConfig(ctx context.Context, c *client.Client, m *member) (de
 	wait, cancel := context.WithTimeout(ctx, deviceTime)
 	defer cancel()
 	err := client.Poll(wait, func(ctx context.Context) (done bool, err error) {
-		config, last = c.DeviceConfig(ctx, m.k, m.slot, m.name, m.key, m.by)
+		config, last = c.DeviceConfig(ctx, m.k, m.name, m.key, m.by)
 		if last == nil {
 			return true, nil
 		}
@@ -222,6 +222,9 @@ func (a *app) deviceConfig(ctx context.Context, c *client.Client, m *member) (de
 	}
 	if err != nil {
 		return config, fmt.Errorf("ask %s for the configuration of %s: %w", entry, m.name, err)
+	}
+	if len(m.endpoints) > 0 {
+		config.Endpoints = m.endpoints
 	}
 	config.Title = fmt.Sprintf("%s in network %s of %s/%s", m.name, m.n.Name, m.names.Of(m.k.Group), m.k.Name)
 	return config, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 
@@ -23,11 +24,13 @@ import (
 type memberFlags struct {
 	name        string
 	yes, noWait bool
+	endpoints   []string
 }
 
 func (f *memberFlags) define(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.name, "name", "", "name of this machine in the network (default: your account and its host name)")
 	f.defineAsking(cmd)
+	cmd.Flags().StringArrayVar(&f.endpoints, "endpoint", nil, "ADDRESS:PORT that leads to the gateway, instead of its public ones; may be repeated")
 	cmd.Flags().BoolVar(&f.noWait, "no-wait", false, "propose, and end; run it again once others have approved")
 }
 
@@ -45,6 +48,8 @@ type member struct {
 	slot    canon.Hash // by which it enters
 	by      sign.Signer
 	names   client.Names
+	// endpoints are to be used instead of those that the node tells.
+	endpoints []netip.AddrPort
 }
 
 // member makes this machine a member of a network, or finds that it is one. It is
@@ -93,6 +98,13 @@ func (m *member) join(p plan.Plan) (plan.Plan, error) {
 // newMember finds out who asks for which network.
 func (a *app) newMember(ctx context.Context, c *client.Client, ref string, f memberFlags) (*member, error) {
 	m := &member{}
+	for _, text := range f.endpoints {
+		e, err := netip.ParseAddrPort(text)
+		if err != nil || e.Port() == 0 {
+			return nil, usageError{fmt.Errorf("--endpoint %s: want an address and a port, like 198.51.100.10:7000 or [2001:db8::1]:7000", text)}
+		}
+		m.endpoints = append(m.endpoints, e)
+	}
 	var err error
 	if m.k, m.n, err = c.NetworkOfMine(ctx, ref); err != nil {
 		return nil, err

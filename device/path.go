@@ -9,11 +9,11 @@ import (
 const (
 	firstPatience = 1500 * time.Millisecond // with an endpoint that never answered, in the first round
 	mostPatience  = 6 * time.Second         // in later rounds: a handshake is repeated after five
-	idleTime      = 5 * time.Second         // without a packet from there, after which something is asked
+	idleTime      = 3 * time.Second         // without a packet from there, after which something is asked
 	askEvery      = time.Second
 	// A resolver answers at once. Without its answers, WireGuard itself says within
 	// ten seconds of a packet that it has come.
-	silentAnswered  = 4 * time.Second
+	silentAnswered  = 3 * time.Second
 	silentOtherwise = 13 * time.Second
 )
 

@@ -22,10 +22,10 @@ func TestASilentEndpointIsLeftForTheNext(t *testing.T) {
 	}
 	for name, events := range map[string][]event{
 		"never answers":        {{100, 0, stay}, {1400, 0, stay}, {1500, 0, next}, {2900, 0, stay}, {3000, 0, next}, {8000, 0, stay}, {9000, 0, next}},
-		"answers, then idle":   {{100, 92, stay}, {5000, 92, stay}, {5100, 92, ask}, {5200, 192, stay}, {10100, 192, stay}, {10200, 192, ask}},
-		"falls silent":         {{100, 92, stay}, {5100, 92, ask}, {5150, 192, stay}, {10150, 192, ask}, {10650, 192, stay}, {11150, 192, ask}, {12150, 192, ask}, {13150, 192, ask}, {14150, 192, next}, {14250, 0, stay}},
-		"answers no questions": {{100, 92, stay}, {5100, 92, ask}, {9200, 92, ask}, {15500, 184, stay}, {20500, 184, ask}, {33400, 184, ask}, {33500, 184, next}},
-		"is busy":              {{100, 92, stay}, {5000, 1000, stay}, {9900, 2000, stay}, {14800, 3000, stay}},
+		"answers, then idle":   {{100, 92, stay}, {3000, 92, stay}, {3100, 92, ask}, {3200, 192, stay}, {6100, 192, stay}, {6200, 192, ask}},
+		"falls silent":         {{100, 92, stay}, {3100, 92, ask}, {3150, 192, stay}, {6150, 192, ask}, {6650, 192, stay}, {7150, 192, ask}, {8150, 192, ask}, {9150, 192, next}, {9250, 0, stay}},
+		"answers no questions": {{100, 92, stay}, {3100, 92, ask}, {9200, 92, ask}, {13500, 184, stay}, {16500, 184, ask}, {29400, 184, ask}, {29500, 184, next}},
+		"is busy":              {{100, 92, stay}, {3000, 1000, stay}, {5900, 2000, stay}, {8800, 3000, stay}},
 	} {
 		w := way{endpoints: []netip.AddrPort{one, two}}
 		w.take(at(0))

@@ -2,17 +2,23 @@ package contract
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 	"testing"
 
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/spec/plan"
 )
 
 // seeds are valid transactions of every kind, from a world in which they fit.
 func seeds(w *world) [][]byte {
 	id := w.running("hello", w.job("web", w.slots[0]))
 	w.bind(w.slots[0], 1, "node")
+	w.ok(w.sign(somePool(w, 0, 1), KindPool, "farm"))
+	w.ok(w.sign(NewZone(w.grid, domain, 1), KindZone, "release-1", "release-2"))
+	w.ok(w.approve(w.named(ActionReserve, "shop", w.now+day, none), "red", "green"))
+	rivals := w.addGroup("rivals", "eve", 1, w.members("eve")...)
 	d := NewDelegation(w.grid, w.farm, w.key("agent").Public(), []string{MayAdmit}, w.slots, 2, big, 1, later)
 	var out [][]byte
 	for _, s := range []Signed{
@@ -29,6 +35,14 @@ func seeds(w *world) [][]byte {
 		w.approve(w.cancel(id, 1, "hello"), "red"),
 		w.sign(NewReceipt(w.grid, Receipt{Contract: id, Version: 1, Workload: "web", Slot: w.slots[0], Epoch: 1, Sequence: 1, State: StateRunning}), KindReceipt, "node"),
 		w.sign(NewRelease(w.grid, 1, "1", canon.Sum(nil), later, Checkpoint{}), KindRelease, "release-1", "release-2"),
+		w.sign(somePool(w, 1, 1), KindPool, "farm"),
+		w.sign(somePool(w, 0, 2), KindPool, "farm"),
+		w.sign(NewZone(w.grid, domain, 2), KindZone, "release-1", "release-2"),
+		w.approve(w.named(ActionReserve, "second", w.now+day, none), "red", "green"),
+		w.approve(w.named(ActionRenew, "shop", w.now+2*day, none), "red", "green"),
+		w.approve(w.named(ActionTransfer, "shop", 0, rivals), "red", "green"),
+		w.approve(w.named(ActionRelease, "shop", 0, none), "red"),
+		w.approve(w.publish("public", onShared(0, hostRoute("shop."+domain), portRoute("udp", 20000)), onLeased(0, 12, portRoute("tcp", 25))), "red", "green"),
 		w.sign(NewTag(w.grid, w.accounts["red"], "hello", "1", canon.Sum(nil), 1, later), KindTag, "red"),
 	} {
 		out = append(out, w.tx(s))
@@ -132,6 +146,51 @@ func FuzzJudge(f *testing.F) {
 		v, err := Judge(e)
 		if err == nil && (v.Contract != id || part.ID() != parts(&first)[int(which)%len(all)].ID()) {
 			t.Errorf("a forgery is accepted: %+v", v)
+		}
+	})
+}
+
+// FuzzJudgeGateway: whatever pool and gateway a node is shown, it neither panics
+// nor serves an address that its farm did not sign.
+func FuzzJudgeGateway(f *testing.F) {
+	w := newWorld(f)
+	good := w.sign(somePool(w, 0, 1), KindPool, "farm")
+	_, b := w.gatewayPlan("public", onShared(0, hostRoute("shop.test"), portRoute("udp", 20000)))
+	p, err := plan.Decode(b)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, job := range p.Workloads {
+		if job.Kind == plan.KindGateway {
+			f.Add(good.Statement, job.Config, true)
+			f.Add(good.Statement, job.Config, false)
+		}
+	}
+	f.Fuzz(func(t *testing.T, statement, config []byte, sign bool) {
+		g, err := plan.DecodeGateway(config)
+		if err != nil {
+			return
+		}
+		s := Signed{Statement: statement, Signatures: good.Signatures}
+		if sign {
+			if s, err = Countersign(t.Context(), Signed{Statement: statement}, KindPool, w.key("farm")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		pool, err := JudgeGateway(w.grid, w.farm, w.key("farm").Public(), w.slots[0], s, 0, g)
+		if err != nil {
+			if problem.Code(err) == "" {
+				t.Errorf("refused without a code: %v", err)
+			}
+			return
+		}
+		if !sign && s.ID() != good.ID() {
+			t.Error("a forged pool is believed")
+		}
+		for _, a := range g.Addresses {
+			if in, shared := pool.Contains(netip.MustParseAddr(a)); !in || shared == g.Leased {
+				t.Errorf("%s is served: in %v, shared %v, leased %v", a, in, shared, g.Leased)
+			}
 		}
 	})
 }

@@ -29,7 +29,7 @@ func (w *world) named(action, label string, until uint64, to canon.Hash) Approva
 	if until == 0 {
 		until = w.now
 	}
-	a, err := NewNameApproval(w.grid, w.group, action, plan.Name{V: plan.Version, Label: label, To: to, Until: until}, rec, 1, NewNonce(), w.now+day)
+	a, err := NewNameApproval(w.grid, w.group, action, plan.Name{V: plan.Version, Label: label, To: to, Until: until}, rec, 1, nonce(fmt.Sprint(action, label, until, to, w.group, w.now)), w.now+day)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -112,7 +112,6 @@ func TestATenantThatClaimsAnothersNameBeforeAndAfterExpiry(t *testing.T) {
 		a := eve.named(action, "shop", w.now+30*day, to)
 		w.refused(eve.approve(a, "eve"), code)
 		a.Group = w.group // in the owner's name, signed by herself
-		a.Nonce = NewNonce()
 		if action == ActionTransfer || action == ActionRenew || action == ActionRelease {
 			w.refused(w.approve(a, "eve"), "not-a-member")
 		}

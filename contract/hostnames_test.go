@@ -262,7 +262,7 @@ func TestLookAlikesAreOneGroupsOnly(t *testing.T) {
 	w.says(w.approve(w.named(ActionTransfer, "shop", 0, eve.group), "red"), "name-lookalike", "sh0p, which is of group demo")
 	w.ok(w.approve(w.named(ActionRelease, "sh0p", 0, none), "red", "green"))
 	w.ok(w.approve(w.named(ActionTransfer, "shop", 0, eve.group), "red", "green"))
-	w.refused(w.approve(w.named(ActionReserve, "sh0p", w.now+10*day, none), "red"), "name-lookalike")
+	w.refused(w.approve(w.named(ActionReserve, "sh0p", w.now+11*day, none), "red"), "name-lookalike")
 	eve.ok(eve.approve(eve.named(ActionReserve, "5hop", w.now+10*day, none), "eve"))
 }
 

@@ -19,6 +19,7 @@ type AccessLog struct {
 	queue []Record
 	of    map[string]logCount // by route; no entry is empty
 	lost  uint64
+	off   bool
 	some  chan struct{} // closed when queue has something, nil if nobody waits
 }
 
@@ -29,6 +30,9 @@ type logCount struct {
 
 // Add appends a record, or drops it.
 func (l *AccessLog) Add(r Record) {
+	if l.off {
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.of == nil {

@@ -67,10 +67,14 @@ type Options struct {
 	FlowIdle     time.Duration // 3 min: a flow of datagrams; 15 s before the backend's first
 
 	// Bounds on connections at a time. A connection is two sockets.
-	Conns      int // (RLIMIT_NOFILE - 1024) / 2, at most 100,000: the process
-	Pending    int // Conns / 2: those that haven't said a name yet; the oldest gives way
-	PerRoute   int // Conns / 2
-	PerClient  int // 1024: an IPv4 address, or an IPv6 /64
-	Flows      int // 4096: UDP, a route's; 65,536 of the process
-	ClientFlow int // 256: UDP, a client's on one route
+	Conns       int // (7/8 of RLIMIT_NOFILE - 256) / 2, at most 100,000: the process
+	Pending     int // Conns / 2: those that haven't said a name yet; the oldest gives way
+	PerContract int // Conns / 2
+	PerRoute    int // Conns / 2
+	PerClient   int // 1024: an IPv4 address, or an IPv6 /64
+
+	// Bounds on UDP flows at a time. A flow is a socket.
+	Flows       int // 4096: a route's
+	AllFlows    int // Conns / 2, at most 65,536: the process'
+	ClientFlows int // 256: a client's (as above) on one route
 }

@@ -33,6 +33,10 @@ func fullNames(d *Deployment, facts Facts) [][]string {
 				continue
 			}
 			first[full] = pi
+			if other, held := facts.Hosts[full]; held {
+				s.add(where, fmt.Sprintf("%s is published by %s already", full, facts.holder(other)), "publish it in one deployment only")
+				continue
+			}
 			out[wi][pi] = full
 		}
 	}

@@ -48,8 +48,8 @@ func publicFacts() Facts {
 		Node{Slot: canon.Hash{3}, Name: "node-3", Free: contract.Capacity{CPU: 1000, Memory: 400 << 20, Disk: 1 << 30}, Pool: &contract.Pool{
 			Ranges: []contract.Range{{Prefix: "198.51.100.0/24", Router: "198.51.100.1", First: "198.51.100.10", Last: "198.51.100.13"}},
 			Shared: []string{"198.51.100.10"}, First: 30000, Last: 30003},
-			Ports:  map[PublicPort]string{{"tcp", 30000}: "red/db"},
-			Leased: map[string]string{"198.51.100.11": "red/mail"}},
+			Ports:  map[PublicPort]canon.Hash{{"tcp", 30000}: {7}},
+			Leased: map[string]canon.Hash{"198.51.100.11": {8}}},
 		Node{Slot: canon.Hash{4}, Name: "node-4", Free: contract.Capacity{CPU: 1000, Memory: 200 << 20, Disk: 1 << 30}, Pool: &contract.Pool{
 			Ranges: []contract.Range{{Prefix: "203.0.113.0/24", Router: "203.0.113.1", First: "203.0.113.8", Last: "203.0.113.8"}}}},
 	)
@@ -57,6 +57,10 @@ func publicFacts() Facts {
 		f.Nodes[i].Free = free
 	}
 	f.Zone = "grid.example"
+	f.Hosts = map[string]canon.Hash{"old.shop.grid.example": {9}}
+	f.Holder = func(c canon.Hash) string {
+		return map[canon.Hash]string{{7}: "red/db", {8}: "red/mail", {9}: "demo/old"}[c]
+	}
 	f.Name = func(label string) (string, bool, bool) {
 		switch label {
 		case "shop":
@@ -147,6 +151,7 @@ func TestMistakesInWhatIsPublishedAreShownWhereTheyAre(t *testing.T) {
 		"name ended":         {replace("host: shop", "host: past"), `14:15: the group's reservation of past.grid.example has ended = renew it first: zos name renew past`},
 		"name not for names": {replace("host: shop", "host: xn--shp-rna"), `14:15: xn--shp-rna.grid.example is no name that can be reserved = use letters, digits and single hyphens between them`},
 		"the grid's domain":  {replace("host: shop", "host: grid.example"), `14:15: grid.example is the domain of the grid itself = write a name under it, that the group has reserved`},
+		"host of another":    {replace("host: shop", "host: old.shop.grid.example"), `14:15: old.shop.grid.example is published by demo/old already = publish it in one deployment only`},
 		"host twice":         {replace("www.shop.example", "shop.grid.example"), `16:15: shop.grid.example is published twice, first in line 14 = remove one of the two; several workloads behind one name share an alias`},
 		// Public addresses.
 		"node without":           {replace("kind: gateway", "kind: gateway\n    node: node-1"), `13:11: node node-1 has no public addresses = nodes that have some: node-3, node-4`},
@@ -191,12 +196,13 @@ func TestAGridThatCannotPublishSaysSo(t *testing.T) {
 		change func(*Facts)
 		want   string
 	}{
-		"no domain":   {func(f *Facts) { f.Zone = "" }, `14:15: this grid has no domain for the name "shop" = write a full name of a domain of your own, like shop.example.org`},
-		"long domain": {func(f *Facts) { f.Zone = strings.Repeat("a.", 124) + "ab" }, `14:15: shop.` + strings.Repeat("a.", 124) + `ab is no host name: it is too long = choose a shorter one`},
-		"no lookup":   {func(f *Facts) { f.Name = nil }, `14:15: nobody has reserved the name shop.grid.example = let the group reserve it first: zos name reserve shop`},
-		"no gateway":  {func(f *Facts) { f.Nodes = f.Nodes[:2] }, `11:5: no node that takes this group's workloads has public addresses = ask a farm that has some to run: zos farm admit GROUP`},
-		"withdrawn":   {func(f *Facts) { f.Nodes[2].Pool, f.Nodes[3].Pool = &contract.Pool{}, nil }, `11:5: no node that takes this group's workloads has public addresses = ask a farm that has some to run: zos farm admit GROUP`},
-		"no ports":    {func(f *Facts) { f.Nodes[2].Pool.First, f.Nodes[2].Pool.Last = 0, 0 }, `20:15: node node-3 leases no ports of its shared addresses = write address: own, which has every port`},
+		"no domain":       {func(f *Facts) { f.Zone = "" }, `14:15: this grid has no domain for the name "shop" = write a full name of a domain of your own, like shop.example.org`},
+		"long domain":     {func(f *Facts) { f.Zone = strings.Repeat("a.", 124) + "ab" }, `14:15: shop.` + strings.Repeat("a.", 124) + `ab is no host name: it is too long = choose a shorter one`},
+		"no lookup":       {func(f *Facts) { f.Name = nil }, `14:15: nobody has reserved the name shop.grid.example = let the group reserve it first: zos name reserve shop`},
+		"no gateway":      {func(f *Facts) { f.Nodes = f.Nodes[:2] }, `11:5: no node that takes this group's workloads has public addresses = ask a farm that has some to run: zos farm admit GROUP`},
+		"withdrawn":       {func(f *Facts) { f.Nodes[2].Pool, f.Nodes[3].Pool = &contract.Pool{}, nil }, `11:5: no node that takes this group's workloads has public addresses = ask a farm that has some to run: zos farm admit GROUP`},
+		"no ports":        {func(f *Facts) { f.Nodes[2].Pool.First, f.Nodes[2].Pool.Last = 0, 0 }, `20:15: node node-3 leases no ports of its shared addresses = write address: own, which has every port`},
+		"shared too late": {func(f *Facts) { f.Nodes[2].Leased = map[string]canon.Hash{"198.51.100.10": {}}; f.Nodes[3].Pool = nil }, `11:5: node node-3 shares no public address = write address: own`},
 		"no room": {func(f *Facts) { f.Nodes[2].Free.Memory = 47 << 20; f.Nodes[3].Pool = nil },
 			`11:5: node node-3, which has public addresses, has 1 cores, 47 MiB memory, 1024 MiB disk free, this workload wants 0.07 cores, 48 MiB memory, 8 MiB disk = cancel a contract there, or ask another farm for a gateway`},
 		"no room for an entry": {func(f *Facts) { f.Nodes[0].Free.CPU = 5 }, `27:16: node node-1 has 0.005 cores, 512 MiB memory, 1024 MiB disk free, the router for the devices that enter there wants 0.01 cores, 8 MiB memory, 0 MiB disk = name another node`},

@@ -130,7 +130,7 @@ func inOrder(publish []Publish) []int {
 func (p *placement) offer(d *Deployment, wi, at int) (offer, *misfit) {
 	w, n := d.Workloads[wi], p.nodes[at]
 	if !hasPool(n) {
-		fix := "ask its farm for public addresses, or another farm to admit the group to its gateways"
+		fix := "ask its farm for some: zos farm pool set"
 		if names := poolNames(p.nodes); len(names) > 0 {
 			fix = "nodes that have some: " + strings.Join(names, ", ")
 		}
@@ -189,7 +189,7 @@ func (p *placement) offer(d *Deployment, wi, at int) (offer, *misfit) {
 // addresses decides at which addresses a gateway would listen.
 func (p *placement) addresses(d *Deployment, wi, at int) (offer, *misfit) {
 	w, n := d.Workloads[wi], p.nodes[at]
-	shared := slices.Sorted(slices.Values(n.Pool.Shared))
+	shared := slices.DeleteFunc(slices.Sorted(slices.Values(n.Pool.Shared)), func(a string) bool { return n.leased(a) }) // from before it was shared
 	whole := func(address string) int { return p.taken(claim{at, "", "", PublicPort{}}, []string{address}) }
 	switch w.Address {
 	case AddressShared:
@@ -204,12 +204,12 @@ func (p *placement) addresses(d *Deployment, wi, at int) (offer, *misfit) {
 		return offer{}, &misfit{"/address", fmt.Sprintf("no public address of node %s is free", n.Name), "name another node with public addresses, or write address: shared"}
 	}
 	switch other := whole(w.Address); {
-	case slices.Contains(shared, w.Address):
-		return offer{addresses: []string{w.Address}}, nil
 	case !inPool(*n.Pool, w.Address):
 		return offer{}, &misfit{"/address", fmt.Sprintf("%s is none of the public addresses of node %s", w.Address, n.Name), "it has " + showPool(*n.Pool)}
-	case n.Leased[w.Address] != "":
-		return offer{}, &misfit{"/address", fmt.Sprintf("%s is leased by %s", w.Address, n.Leased[w.Address]), "write address: own for one that is free"}
+	case n.leased(w.Address):
+		return offer{}, &misfit{"/address", fmt.Sprintf("%s is leased by %s", w.Address, p.holder(n.Leased[w.Address])), "write address: own for one that is free"}
+	case slices.Contains(shared, w.Address):
+		return offer{addresses: []string{w.Address}}, nil
 	case other >= 0:
 		return offer{}, &misfit{"/address", fmt.Sprintf("%s is the address of the gateway in line %d", w.Address, d.source.lineOf(other)), "publish all of it by one gateway, or write address: own for one that is free"}
 	}
@@ -223,7 +223,7 @@ func (p *placement) own(d *Deployment, wi, at int) string {
 	free := func(a string, reuse bool) bool {
 		l := lease{slot: n.Slot, address: a}
 		keeper, kept := p.market.kept[l]
-		if n.Leased[a] != "" || slices.Contains(n.Pool.Shared, a) || !inPool(*n.Pool, a) || p.taken(claim{at, "", "", PublicPort{}}, []string{a}) >= 0 || kept && keeper != wi {
+		if n.leased(a) || slices.Contains(n.Pool.Shared, a) || !inPool(*n.Pool, a) || p.taken(claim{at, "", "", PublicPort{}}, []string{a}) >= 0 || kept && keeper != wi {
 			return false
 		}
 		if kept {
@@ -267,14 +267,14 @@ func (p *placement) port(d *Deployment, at int, public PublicPort, o offer) *mis
 	if o.leased {
 		return nil
 	}
-	switch holder := n.Ports[public]; {
+	switch holder, held := n.Ports[public]; {
 	case n.Pool.First == 0:
 		return &misfit{message: fmt.Sprintf("node %s leases no ports of its shared addresses", n.Name), fix: "write address: own, which has every port"}
 	case public.Port < n.Pool.First || public.Port > n.Pool.Last || webPort(public.Mode, public.Port):
 		return &misfit{message: fmt.Sprintf("%s is none of the ports %d to %d that node %s leases", public, n.Pool.First, n.Pool.Last, n.Name),
 			fix: fmt.Sprintf("write one of them, or port: %s for one that is free; with address: own there is every port", public.Mode)}
-	case holder != "":
-		return &misfit{message: fmt.Sprintf("%s of node %s is leased by %s", public, n.Name, holder), fix: fmt.Sprintf("choose another one, or write port: %s for one that is free", public.Mode)}
+	case held:
+		return &misfit{message: fmt.Sprintf("%s of node %s is leased by %s", public, n.Name, p.holder(holder)), fix: fmt.Sprintf("choose another one, or write port: %s for one that is free", public.Mode)}
 	}
 	return nil
 }
@@ -299,7 +299,8 @@ func (p *placement) pick(d *Deployment, wi, i, at int, o offer, mine map[PublicP
 			return !hosts || !webPort(e.Mode, port)
 		}
 		l := lease{slot: n.Slot, port: public}
-		if keeper, kept := p.market.kept[l]; kept && keeper != wi || n.Ports[public] != "" || port < first || port > last || webPort(e.Mode, port) || p.written(d, wi, at, public) {
+		_, held := n.Ports[public]
+		if keeper, kept := p.market.kept[l]; kept && keeper != wi || held || port < first || port > last || webPort(e.Mode, port) || p.written(d, wi, at, public) {
 			return false
 		}
 		return reuse || !p.market.before[l]
@@ -366,6 +367,12 @@ func (p *placement) accept(d *Deployment, wi, at int, o offer) {
 		}
 	}
 	p.offers[wi] = o
+}
+
+// leased tells whether others hold an address.
+func (n Node) leased(address string) bool {
+	_, held := n.Leased[address]
+	return held
 }
 
 func hasPool(n Node) bool { return n.Pool != nil && len(n.Pool.Ranges) > 0 }

@@ -20,6 +20,7 @@ type placement struct {
 	free    []contract.Capacity // of each node, what is left
 	nodes   []Node
 	indexOf map[string]int // of a network by name
+	holder  func(contract canon.Hash) string
 	market  *market
 	offers  []offer        // of each workload that is a gateway
 	entries map[[2]int]int // of each workload and entry of publish that is one for devices
@@ -29,12 +30,12 @@ type placement struct {
 // so that a workload which is new can't push another one from its node; then by
 // name, so that the order in the file plays no part. What can't be placed is a
 // mistake.
-func settle(d *Deployment, nodes []Node, old standing, devices []device, hosts [][]string) *placement {
-	s := d.source
+func settle(d *Deployment, facts Facts, old standing, devices []device, hosts [][]string) *placement {
+	s, nodes := d.source, facts.Nodes
 	p := &placement{
 		at: make([]int, len(d.Workloads)), exits: make([]int, len(d.Networks)), routers: make([]map[int]bool, len(d.Networks)),
 		free: make([]contract.Capacity, len(nodes)), nodes: nodes, indexOf: map[string]int{},
-		market: newMarket(d, hosts, nodes, old), offers: make([]offer, len(d.Workloads)), entries: map[[2]int]int{},
+		market: newMarket(d, hosts, nodes, old), offers: make([]offer, len(d.Workloads)), entries: map[[2]int]int{}, holder: facts.holder,
 	}
 	for i := range p.at {
 		p.at[i] = -1

@@ -29,6 +29,11 @@ type Facts struct {
 	// for people, and whether that is this group; mine without reserved says that
 	// this group's reservation has ended. Nil: nothing is reserved.
 	Name func(label string) (holder string, mine, reserved bool)
+	// Hosts are the full names that other contracts of the group publish, with the
+	// contract.
+	Hosts map[string]canon.Hash
+	// Holder names a contract for people; nil: by its id.
+	Holder func(contract canon.Hash) string
 	// Image resolves publisher/name:tag or a digest. Its error should be a
 	// problem.Error; its advice is shown under the image's line.
 	Image func(ctx context.Context, ref string) (Image, error)
@@ -47,15 +52,26 @@ type Node struct {
 	Pool *contract.Pool
 	// Ports are those at the pool's shared addresses that other contracts lease,
 	// and Leased the pool's addresses that others lease whole, in canonical text;
-	// each with who holds it, for people.
-	Ports  map[PublicPort]string
-	Leased map[string]string
+	// each with the contract that holds it, or zero if those are several.
+	Ports  map[PublicPort]canon.Hash
+	Leased map[string]canon.Hash
 }
 
 // PublicPort is a port of a public address.
 type PublicPort struct {
 	Mode string // plan.ModeTCP or plan.ModeUDP
 	Port uint16
+}
+
+// holder names who holds something.
+func (f Facts) holder(contract canon.Hash) string {
+	switch {
+	case contract.IsZero():
+		return "contracts that share it"
+	case f.Holder == nil:
+		return "contract " + contract.Short()
+	}
+	return f.Holder(contract)
 }
 
 // Image is a resolved image.
@@ -83,7 +99,7 @@ func Resolve(ctx context.Context, d *Deployment, facts Facts) (plan.Plan, error)
 	devices := old.remaining(d)
 	meet(d, devices)
 	hosts := fullNames(d, facts)
-	placed := settle(d, facts.Nodes, old, devices, hosts)
+	placed := settle(d, facts, old, devices, hosts)
 	if err := s.drain(); err != nil { // of images, names and places
 		return plan.Plan{}, err
 	}

@@ -74,11 +74,15 @@ func newMarket(d *Deployment, hosts [][]string, nodes []Node, old standing) *mar
 		}
 		m.stood[wi] = continued(w.Publish, g.Routes, nodes)
 		slot := old.slots[w.Name]
+		i := slices.IndexFunc(nodes, func(n Node) bool { return n.Slot == slot })
+		if i < 0 || w.Node != "" && !isNamed(nodes[i], w.Node) {
+			continue // it goes elsewhere
+		}
 		if g.Leased && w.Address == AddressOwn {
 			m.kept[lease{slot: slot, address: g.Addresses[0]}] = wi
 		}
 		for _, r := range m.stood[wi] {
-			if !g.Leased && r.Mode != "" {
+			if !g.Leased && r.Mode != "" && (w.Address == AddressShared || slices.Contains(g.Addresses, w.Address)) {
 				m.kept[lease{slot: slot, port: PublicPort{r.Mode, r.Port}}] = wi
 			}
 		}
@@ -93,20 +97,23 @@ func continued(publish []Publish, routes []plan.Route, nodes []Node) []plan.Rout
 	out := make([]plan.Route, len(publish))
 	used := make([]bool, len(routes))
 	entry := func(p Publish, r plan.Route) bool {
-		return p.Entry == "" || slices.ContainsFunc(nodes, func(n Node) bool { return n.Slot == r.Entry && isNamed(n, p.Entry) })
+		return slices.ContainsFunc(nodes, func(n Node) bool { return n.Slot == r.Entry && isNamed(n, p.Entry) })
 	}
 	same := func(p Publish, r plan.Route) bool {
-		return p.Network == r.Network && p.Join == !r.Entry.IsZero()
+		return p.Port == 0 && p.Network == r.Network && p.Join == !r.Entry.IsZero()
+	}
+	backends := func(p Publish, r plan.Route) bool {
+		return same(p, r) && p.Target == r.Target && slices.Equal(p.Backends, r.Backends) && (p.Entry == "" || entry(p, r))
 	}
 	for _, close := range []func(Publish, plan.Route) bool{
 		func(p Publish, r plan.Route) bool { return p.Port == r.Port },
+		func(p Publish, r plan.Route) bool { return backends(p, r) && p.Entry != "" },
 		func(p Publish, r plan.Route) bool {
-			return p.Port == 0 && same(p, r) && p.Target == r.Target && slices.Equal(p.Backends, r.Backends) && entry(p, r)
+			return backends(p, r) && p.Proxy == r.Proxy && p.Check == r.Check && p.Path == r.Path
 		},
-		func(p Publish, r plan.Route) bool { return p.Port == 0 && same(p, r) && p.Target == r.Target },
-		func(p Publish, r plan.Route) bool {
-			return p.Port == 0 && same(p, r) && slices.Equal(p.Backends, r.Backends)
-		},
+		backends,
+		func(p Publish, r plan.Route) bool { return same(p, r) && p.Target == r.Target },
+		func(p Publish, r plan.Route) bool { return same(p, r) && slices.Equal(p.Backends, r.Backends) },
 	} {
 		for _, i := range inOrder(publish) {
 			for j, r := range routes {
@@ -158,7 +165,7 @@ func (p *placement) offer(d *Deployment, wi, at int) (offer, *misfit) {
 		}
 		public := PublicPort{e.Mode, e.Port}
 		mine[public] = true
-		if wrong := p.port(d, at, public, o); wrong != nil {
+		if wrong := p.port(d, wi, at, public, o); wrong != nil {
 			wrong.pointer = fmt.Sprintf("/publish/%d/port", i)
 			return o, wrong
 		}
@@ -203,7 +210,11 @@ func (p *placement) addresses(d *Deployment, wi, at int) (offer, *misfit) {
 		}
 		return offer{}, &misfit{"/address", fmt.Sprintf("no public address of node %s is free", n.Name), "name another node with public addresses, or write address: shared"}
 	}
-	switch other := whole(w.Address); {
+	other := whole(w.Address)
+	if keeper, kept := p.market.kept[lease{slot: n.Slot, address: w.Address}]; kept && keeper != wi {
+		other = keeper
+	}
+	switch {
 	case !inPool(*n.Pool, w.Address):
 		return offer{}, &misfit{"/address", fmt.Sprintf("%s is none of the public addresses of node %s", w.Address, n.Name), "it has " + showPool(*n.Pool)}
 	case n.leased(w.Address):
@@ -257,10 +268,15 @@ func (p *placement) own(d *Deployment, wi, at int) string {
 	return ""
 }
 
-// port checks a port that a spec writes.
-func (p *placement) port(d *Deployment, at int, public PublicPort, o offer) *misfit {
+// port checks a port that a spec writes. What another gateway of the deployment
+// has stays there.
+func (p *placement) port(d *Deployment, wi, at int, public PublicPort, o offer) *misfit {
 	n := p.nodes[at]
-	if other := p.taken(claim{at, "", "", public}, o.addresses); other >= 0 {
+	other := p.taken(claim{at, "", "", public}, o.addresses)
+	if keeper, kept := p.market.kept[lease{slot: n.Slot, port: public}]; kept && keeper != wi && !o.leased {
+		other = keeper
+	}
+	if other >= 0 {
 		return &misfit{message: fmt.Sprintf("%s is published at %s already, by the gateway in line %d", public, o.addresses[0], d.source.lineOf(other)),
 			fix: "choose another port, or place one of the two gateways on another node"}
 	}
@@ -300,10 +316,10 @@ func (p *placement) pick(d *Deployment, wi, i, at int, o offer, mine map[PublicP
 		}
 		l := lease{slot: n.Slot, port: public}
 		_, held := n.Ports[public]
-		if keeper, kept := p.market.kept[l]; kept && keeper != wi || held || port < first || port > last || webPort(e.Mode, port) || p.written(d, wi, at, public) {
+		if keeper, kept := p.market.kept[l]; kept && keeper != wi || held || port < first || port > last || webPort(e.Mode, port) {
 			return false
 		}
-		return reuse || !p.market.before[l]
+		return again || !p.written(d, wi, at, public) && (reuse || !p.market.before[l])
 	}
 	if again {
 		if stands := p.market.stood[wi][i].Port; free(stands, true) {
@@ -324,11 +340,11 @@ func (p *placement) pick(d *Deployment, wi, i, at int, o offer, mine map[PublicP
 	return 0
 }
 
-// written tells whether another gateway, which may be on this node, writes a
-// port: what the planner picks must not take it away.
+// written tells whether another gateway, which may be at these addresses, writes
+// a port: what the planner picks must not take it away.
 func (p *placement) written(d *Deployment, wi, at int, public PublicPort) bool {
 	for i, w := range d.Workloads {
-		if i == wi || w.Node != "" && !isNamed(p.nodes[at], w.Node) {
+		if i == wi || w.Node != "" && !isNamed(p.nodes[at], w.Node) || w.Address != AddressShared && !slices.Contains(p.nodes[at].Pool.Shared, w.Address) {
 			continue
 		}
 		for _, e := range w.Publish {

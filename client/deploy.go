@@ -64,18 +64,22 @@ func (c *Client) Plan(ctx context.Context, d *spec.Deployment) (Planned, error) 
 	if err := c.standing(ctx, group, d.Name, &p); err != nil {
 		return p, err
 	}
-	nodes, err := c.nodesFor(ctx, group, p.Standing)
+	nodes, err := c.nodesFor(ctx, group, p.Standing, publishes(d))
 	if err != nil {
 		return p, err
 	}
 	var images []error // what was wrong with images
-	if p.Plan, err = spec.Resolve(ctx, d, spec.Facts{Group: group, Nodes: nodes, Standing: p.Standing, Image: func(ctx context.Context, ref string) (spec.Image, error) {
+	facts := spec.Facts{Group: group, Nodes: nodes, Standing: p.Standing, Image: func(ctx context.Context, ref string) (spec.Image, error) {
 		image, err := c.Image(ctx, ref)
 		if err != nil {
 			images = append(images, err)
 		}
 		return image, err
-	}}); err != nil {
+	}}
+	if err := c.publicFacts(ctx, d, &p, &facts); err != nil {
+		return p, err
+	}
+	if p.Plan, err = spec.Resolve(ctx, d, facts); err != nil {
 		return p, named(err, images)
 	}
 	if p.Bytes, err = canon.Marshal(p.Plan); err != nil {
@@ -100,8 +104,9 @@ func (c *Client) standing(ctx context.Context, group canon.Hash, name string, p 
 	return nil
 }
 
-// nodesFor lists the joined nodes of the farms that admitted a group.
-func (c *Client) nodesFor(ctx context.Context, group canon.Hash, standing *plan.Plan) ([]spec.Node, error) {
+// nodesFor lists the joined nodes of the farms that admitted a group, with their
+// public addresses if these are asked for.
+func (c *Client) nodesFor(ctx context.Context, group canon.Hash, standing *plan.Plan, public bool) ([]spec.Node, error) {
 	now := uint64(time.Now().Unix())
 	all, err := c.Nodes(ctx)
 	if err != nil {
@@ -136,6 +141,15 @@ func (c *Client) nodesFor(ctx context.Context, group canon.Hash, standing *plan.
 					node.Own.Memory += w.Resources.Memory
 					node.Own.Disk += w.Resources.Disk
 				}
+			}
+		}
+		if public {
+			pool, err := c.Pool(ctx, n)
+			if err != nil {
+				return nil, err
+			}
+			if pool.Live() {
+				node.Pool = &pool
 			}
 		}
 		nodes = append(nodes, node)

@@ -301,22 +301,22 @@ func (p *placement) port(d *Deployment, wi, at int, public PublicPort, o offer) 
 func (p *placement) pick(d *Deployment, wi, i, at int, o offer, mine map[PublicPort]bool, again bool) uint16 {
 	w, n := d.Workloads[wi], p.nodes[at]
 	e := w.Publish[i]
-	hosts := slices.ContainsFunc(w.Publish, func(e Publish) bool { return e.Host != "" })
 	first, last := n.Pool.First, n.Pool.Last
 	if o.leased {
 		first, last = 1024, 65535
 	}
 	free := func(port uint16, reuse bool) bool {
 		public := PublicPort{e.Mode, port}
-		if port == 0 || mine[public] || p.taken(claim{at, "", "", public}, o.addresses) >= 0 {
+		// What is left to the planner never gets the hosts' ports: hosts may come.
+		if port == 0 || webPort(e.Mode, port) || mine[public] || p.taken(claim{at, "", "", public}, o.addresses) >= 0 {
 			return false
 		}
 		if o.leased {
-			return !hosts || !webPort(e.Mode, port)
+			return true
 		}
 		l := lease{slot: n.Slot, port: public}
 		_, held := n.Ports[public]
-		if keeper, kept := p.market.kept[l]; kept && keeper != wi || held || port < first || port > last || webPort(e.Mode, port) {
+		if keeper, kept := p.market.kept[l]; kept && keeper != wi || held || port < first || port > last {
 			return false
 		}
 		return again || !p.written(d, wi, at, public) && (reuse || !p.market.before[l])

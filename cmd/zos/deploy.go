@@ -241,6 +241,16 @@ func describe(w plan.Workload, names client.Names) []string {
 		return append(lines[:1], describeDevice(w, names)...) // its limits are nobody's concern
 	}
 	var c plan.Container
+	switch w.Kind {
+	case plan.KindGateway:
+		if g, err := plan.DecodeGateway(w.Config); err == nil {
+			return append(lines, network.DescribeGateway(g, names.Of)...)
+		}
+	case plan.KindDevice:
+		if d, err := plan.DecodeDevice(w.Config); err == nil {
+			return append([]string{"device " + w.Name, lines[1]}, network.DescribeDevice(w.Slot, d, names.Of)...)
+		}
+	}
 	if err := canon.Unmarshal(w.Config, &c); err != nil {
 		return append(lines, "    config   "+canon.Sum(w.Config).String())
 	}

@@ -82,3 +82,53 @@ func TestADifferenceLeavesNothingOut(t *testing.T) {
 		}
 	}
 }
+
+// TestAnUpdateShowsWhatIsPublishedAndWhoIsLetIn: routes and devices that come and
+// go, each in its own line.
+func TestAnUpdateShowsWhatIsPublishedAndWhoIsLetIn(t *testing.T) {
+	node, alice := canon.Sum([]byte("node-3")), canon.Sum([]byte("alice"))
+	names := client.Names{node: "node-3", alice: "alice"}
+	place := plan.Attachment{Network: "front", IPv4: "10.20.1.2", IPv6: "fd00:0:0:1::2", Egress: plan.EgressNone}
+	of := func(target uint16, hosts []string, devices ...byte) *plan.Plan {
+		g := plan.Gateway{V: plan.Version, Addresses: []string{"198.51.100.10"}, Networks: []plan.Attachment{place}}
+		for _, h := range hosts {
+			g.Routes = append(g.Routes, plan.Route{Host: h, Mode: plan.ModePassthrough, Port: 443, Network: "front", Backends: []string{"web"}, Target: target, Check: plan.CheckTCP})
+		}
+		config, err := g.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &plan.Plan{Name: "shop", Workloads: []plan.Workload{{Name: "www", Kind: plan.KindGateway, Slot: node, Resources: plan.GatewayResources(), Config: config}}}
+		for _, d := range devices {
+			at := place
+			at.IPv4, at.IPv6 = "10.20.1."+string('0'+rune(d)), "fd00:0:0:1::"+string('0'+rune(d))
+			config, err := plan.Device{V: plan.Version, Key: slices.Repeat([]byte{d}, 32), Account: alice, Network: at}.Encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.Workloads = append(p.Workloads, plan.Workload{Name: "laptop-" + string('0'+rune(d)), Kind: plan.KindDevice, Slot: node, Resources: plan.DeviceResources(), Config: config})
+		}
+		return p
+	}
+	got := strings.Join(diff(of(80, []string{"a.example", "b.example"}, 5), of(81, []string{"b.example", "c.example"}, 6), names), "\n")
+	want := `  gateway www on node-3
+-     host     a.example to web port 80 in front, TLS passthrough, check tcp
++     host     b.example to web port 81 in front, TLS passthrough, check tcp
+-     host     b.example to web port 80 in front, TLS passthrough, check tcp
++     host     c.example to web port 81 in front, TLS passthrough, check tcp
++ device laptop-6
++     limits   0.001 cpu, 1.0 MiB memory, 0.0 MiB disk, 1 processes
++     account  alice
++     key      BgYGBgYGBgYGBgYGBgYGBgYGBgYGBgYGBgYGBgYGBgY=
++     entry    node-3
++     network  in front as 10.20.1.6 and fd00:0:0:1::6
+- device laptop-5
+-     limits   0.001 cpu, 1.0 MiB memory, 0.0 MiB disk, 1 processes
+-     account  alice
+-     key      BQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQU=
+-     entry    node-3
+-     network  in front as 10.20.1.5 and fd00:0:0:1::5`
+	if got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+}

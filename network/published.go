@@ -49,7 +49,11 @@ func DescribeRoute(r plan.Route, nameOf func(id canon.Hash) string) string {
 	if !r.Entry.IsZero() {
 		return fmt.Sprintf("%s lets people's devices into %s at %s", what, r.Network, nameOf(r.Entry))
 	}
-	facts := []string{fmt.Sprintf("%s to %s port %d in %s", what, strings.Join(r.Backends, ", "), r.Target, r.Network)}
+	to := make([]string, len(r.Backends))
+	for i, b := range r.Backends {
+		to[i] = fmt.Sprintf("%s.%s:%d", b, r.Network, r.Target)
+	}
+	facts := []string{what + " to " + strings.Join(to, " and ")}
 	switch r.Mode {
 	case plan.ModePassthrough:
 		facts = append(facts, "TLS passthrough")

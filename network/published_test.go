@@ -38,11 +38,11 @@ func TestPeopleReadWhatIsPublished(t *testing.T) {
 	}{
 		{"gateway", DescribeGateway(g, names), `    address  198.51.100.10, shared with others
     address  2001:db8::1, shared with others
-    port     5432/tcp to db port 5433 in front, PROXY v2, no check
+    port     5432/tcp to db.front:5433, PROXY v2, no check
     port     30000/udp lets people's devices into front at node-2
-    port     30001/udp to dns port 53 in front
-    host     shop.grid.example to web-1, web-2 port 8443 in front, TLS passthrough, PROXY v1, check tcp
-    host     www.shop.example to web-1 port 8080 in front, TLS terminated at the gateway, HTTP, check http /healthz
+    port     30001/udp to dns.front:53
+    host     shop.grid.example to web-1.front:8443 and web-2.front:8443, TLS passthrough, PROXY v1, check tcp
+    host     www.shop.example to web-1.front:8080, TLS terminated at the gateway, HTTP, check http /healthz
     network  in front as 10.20.0.2 and fd00:20::2`},
 		{"leased", DescribeGateway(own, names), "    address  198.51.100.11, leased: no other contract's"},
 		{"device", DescribeDevice(canon.Hash{2}, device, names), `    account  alice

@@ -234,12 +234,6 @@ func describe(w plan.Workload, names client.Names) []string {
 		fmt.Sprintf("%s %s on %s", w.Kind, w.Name, names.Of(w.Slot)),
 		fmt.Sprintf("    limits   %g cpu, %s memory, %s disk, %d processes", float64(w.Resources.CPU)/1000, mib(w.Resources.Memory), mib(w.Resources.Disk), w.Resources.PIDs),
 	}
-	switch w.Kind {
-	case plan.KindGateway:
-		return append(lines, describeGateway(w, names)...)
-	case plan.KindDevice:
-		return append(lines[:1], describeDevice(w, names)...) // its limits are nobody's concern
-	}
 	var c plan.Container
 	switch w.Kind {
 	case plan.KindGateway:

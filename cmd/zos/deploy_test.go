@@ -112,10 +112,10 @@ func TestAnUpdateShowsWhatIsPublishedAndWhoIsLetIn(t *testing.T) {
 	}
 	got := strings.Join(diff(of(80, []string{"a.example", "b.example"}, 5), of(81, []string{"b.example", "c.example"}, 6), names), "\n")
 	want := `  gateway www on node-3
--     host     a.example to web port 80 in front, TLS passthrough, check tcp
-+     host     b.example to web port 81 in front, TLS passthrough, check tcp
--     host     b.example to web port 80 in front, TLS passthrough, check tcp
-+     host     c.example to web port 81 in front, TLS passthrough, check tcp
+-     host     a.example to web.front:80, TLS passthrough, check tcp
++     host     b.example to web.front:81, TLS passthrough, check tcp
+-     host     b.example to web.front:80, TLS passthrough, check tcp
++     host     c.example to web.front:81, TLS passthrough, check tcp
 + device laptop-6
 +     limits   0.001 cpu, 1.0 MiB memory, 0.0 MiB disk, 1 processes
 +     account  alice

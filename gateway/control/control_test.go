@@ -221,6 +221,8 @@ func TestAnotherDaemonFindsWhatIsServed(t *testing.T) {
 	if _, err := p.Sockets(limited(t), SocketsRequest{Network: "n", Count: 1}); err != nil {
 		t.Fatal(err)
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if len(h.asked) != 1 {
 		t.Error("the newest daemon was not asked")
 	}
@@ -253,7 +255,7 @@ func TestTheProcessIsAnswered(t *testing.T) {
 		t.Errorf("note %+v", n)
 	}
 	for range 3 {
-		p.Log(LogLine{Workload: "w", Line: []byte("a line")})
+		must(t, p.Log(ctx, LogLine{Workload: "w", Line: []byte("a line")}))
 	}
 	for range 3 {
 		if l := <-h.lines; string(l.Line) != "a line" {
@@ -265,9 +267,14 @@ func TestTheProcessIsAnswered(t *testing.T) {
 func TestLinesWaitForADaemon(t *testing.T) {
 	p, path := process(t, newFakeService())
 	taken := 0
-	for p.Log(LogLine{Line: []byte("x")}) {
-		taken++
-		if taken > 1<<20 {
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		err := p.Log(ctx, LogLine{Line: []byte("x")})
+		cancel()
+		if err != nil {
+			break
+		}
+		if taken++; taken > 1<<20 {
 			t.Fatal("it takes lines without end")
 		}
 	}

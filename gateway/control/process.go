@@ -34,7 +34,6 @@ type Process struct {
 	began    time.Time
 	applied  atomic.Uint64 // generation of the Config that is served
 	lines    chan LogLine
-	lost     atomic.Uint64
 
 	mu  sync.Mutex
 	up  *uplink
@@ -52,7 +51,7 @@ type uplink struct {
 
 // NewProcess prepares it; Run runs it.
 func NewProcess(l *net.UnixListener, s Service, log *slog.Logger) *Process {
-	return &Process{listener: l, service: s, log: log, began: time.Now(), lines: make(chan LogLine, 16*MaxLines), new: make(chan struct{})}
+	return &Process{listener: l, service: s, log: log, began: time.Now(), lines: make(chan LogLine, MaxLines), new: make(chan struct{})}
 }
 
 // Run takes daemons until ctx ends. The newest takes the place of an older one.
@@ -322,15 +321,14 @@ func (p *Process) Note(n Note) {
 	}
 }
 
-// Log queues a line of an access log; false if there is no room, while the daemon
-// is away or slow.
-func (p *Process) Log(l LogLine) bool {
+// Log queues a line of an access log, and waits for room while the daemon is away
+// or slow.
+func (p *Process) Log(ctx context.Context, l LogLine) error {
 	select {
 	case p.lines <- l:
-		return true
-	default:
-		p.lost.Add(1)
-		return false
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 

@@ -161,7 +161,7 @@ func (c *Client) nodesFor(ctx context.Context, group canon.Hash, standing *plan.
 // proposal's id.
 func (c *Client) Propose(ctx context.Context, p Planned, by sign.Signer) (canon.Hash, error) {
 	return c.propose(ctx, contract.Approval{
-		Group: p.Plan.Group, GroupEpoch: p.Epoch, Action: p.Action(), Contract: p.Contract,
+		Group: p.Plan.Group, GroupEpoch: p.Epoch, Class: contract.ClassWorkload, Action: p.Action(), Contract: p.Contract,
 		Name: p.Plan.Name, Version: p.Version, Plan: p.Bytes,
 	}, p.Life, by)
 }
@@ -185,7 +185,7 @@ func (c *Client) ProposeCancel(ctx context.Context, id canon.Hash, by sign.Signe
 		return canon.Hash{}, err
 	}
 	return c.propose(ctx, contract.Approval{
-		Group: old.Group, GroupEpoch: epoch, Action: contract.ActionCancel, Contract: id,
+		Group: old.Group, GroupEpoch: epoch, Class: contract.ClassWorkload, Action: contract.ActionCancel, Contract: id,
 		Name: old.Name, Version: old.Version + 1, Plan: empty,
 	}, 0, by)
 }
@@ -204,7 +204,7 @@ func (c *Client) propose(ctx context.Context, a contract.Approval, life time.Dur
 	if err != nil {
 		return canon.Hash{}, err
 	}
-	a.Header, a.Class, a.Nonce = c.header(contract.KindApproval), "workload", nonce()
+	a.Header, a.Nonce = c.header(contract.KindApproval), nonce()
 	a.Expiry = uint64(head.Time.Add(life).Unix())
 	return c.submit(ctx, a, contract.KindApproval, by)
 }
@@ -216,7 +216,8 @@ type Proposal struct {
 	// Statement holds the very bytes that are signed; empty once decided.
 	Statement []byte
 	Approval  contract.Approval
-	Plan      plan.Plan
+	Plan      plan.Plan // of a contract
+	Name      plan.Name // of an approval of class "name"
 	PlanHash  canon.Hash
 }
 
@@ -245,7 +246,11 @@ func (c *Client) decode(id canon.Hash, rec contract.ProposalRecord) (Proposal, e
 		return p, problem.New("proof-invalid", "proposal %s holds the statement %s", id.Short(), got.Short())
 	}
 	p.Approval, p.PlanHash = a, canon.Sum(a.Plan)
-	p.Plan, err = plan.Decode(a.Plan)
+	if a.Class == contract.ClassName {
+		p.Name, err = a.ValidateName()
+	} else {
+		p.Plan, err = plan.Decode(a.Plan)
+	}
 	return p, err
 }
 
@@ -333,7 +338,7 @@ func (c *Client) MayApprove(ctx context.Context, p Proposal, key sign.PublicKey)
 	// Block time stands still while the ledger is idle, this clock does not.
 	if now := max(head.Time.Unix(), time.Now().Unix()); p.Record.Expiry <= uint64(now) {
 		return problem.New("proposal-expired", "proposal %s expired at %s", p.ID.Short(), time.Unix(int64(p.Record.Expiry), 0).UTC().Format(time.RFC3339)).
-			WithFix("propose it again: zos deploy FILE")
+			WithFix("propose it again")
 	}
 	return nil
 }

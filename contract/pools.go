@@ -92,7 +92,7 @@ func (p Pool) Validate() error {
 		return bad("%d shared addresses, at most %d are allowed", len(p.Shared), MaxShared)
 	}
 	for i, text := range p.Shared {
-		a, ok := publicAddr(text)
+		a, ok := PublicAddr(text)
 		if !ok {
 			return bad("%.80q is no address in canonical form", text)
 		}
@@ -128,9 +128,9 @@ func (p Pool) Validate() error {
 	return nil
 }
 
-// publicAddr reads an address at which something can be published, in its one
+// PublicAddr reads an address at which something can be published, in its one
 // canonical text.
-func publicAddr(text string) (netip.Addr, bool) {
+func PublicAddr(text string) (netip.Addr, bool) {
 	a, err := netip.ParseAddr(text)
 	return a, err == nil && a.String() == text && a.Zone() == "" && !a.Is4In6() && a.IsGlobalUnicast()
 }
@@ -153,7 +153,7 @@ func (r Range) validate() (netip.Prefix, error) {
 	}
 	var addrs [3]netip.Addr
 	for i, text := range []string{r.Router, r.First, r.Last} {
-		a, ok := publicAddr(text)
+		a, ok := PublicAddr(text)
 		if !ok {
 			return bad("%.80q is no unicast address in canonical form", text)
 		}

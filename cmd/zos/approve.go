@@ -116,20 +116,16 @@ func (a *app) showStatement(ctx context.Context, c *client.Client, p client.Prop
 	for _, l := range lines {
 		a.progress("  %s", printable(l))
 	}
-	var standing *plan.Plan
-	if !p.Approval.Contract.IsZero() {
-		old, err := c.Contract(ctx, p.Approval.Contract)
-		if err != nil {
-			return err
-		}
-		standing = &old.Plan
-	}
 	names, err := c.Names(ctx)
 	if err != nil {
 		return err
 	}
-	a.progress("\nwhat changes in %s/%s:", names.Of(p.Plan.Group), p.Plan.Name)
-	for _, l := range diff(standing, &p.Plan, names) {
+	changes, err := changesOf(ctx, c, p, names)
+	if err != nil {
+		return err
+	}
+	a.progress("\nwhat changes in %s/%s:", names.Of(p.Approval.Group), p.Approval.Name)
+	for _, l := range changes {
 		color := quiet
 		switch l[0] {
 		case '+':
@@ -142,6 +138,30 @@ func (a *app) showStatement(ctx context.Context, c *client.Client, p client.Prop
 	a.progress("\nplan hash  %s", a.paint(a.err, loud, p.PlanHash.String()))
 	a.progress("approved   %d of %d\n", p.Record.Weight, p.Record.Threshold)
 	return nil
+}
+
+// changesOf says what a proposal changes of what stands.
+func changesOf(ctx context.Context, c *client.Client, p client.Proposal, names client.Names) ([]string, error) {
+	if p.Approval.Class == contract.ClassName {
+		zone, err := c.Zone(ctx)
+		if err != nil {
+			return nil, err
+		}
+		name, err := c.HostName(ctx, p.Name.Label)
+		if problem.Code(err) == "name-unreserved" {
+			return nameChange(p, nil, zone, names), nil
+		}
+		return nameChange(p, &name, zone, names), err
+	}
+	var standing *plan.Plan
+	if !p.Approval.Contract.IsZero() {
+		old, err := c.Contract(ctx, p.Approval.Contract)
+		if err != nil {
+			return nil, err
+		}
+		standing = &old.Plan
+	}
+	return diff(standing, &p.Plan, names), nil
 }
 
 // confirm asks a person; without one it refuses.

@@ -25,7 +25,7 @@ admits groups. Its verbs sign with the farm's key, found among the context's key
 	cmd.PersistentFlags().StringVar(&farm, "farm", "", "name of the farm (default: the one whose key is at hand)")
 	_ = cmd.RegisterFlagCompletionFunc("farm", a.completeFirst(farmNames))
 	cmd.AddCommand(a.farmCreateCommand(), a.farmListCommand(), a.farmShowCommand(), a.farmAdmitCommand(&farm), a.farmRevokeCommand(&farm),
-		a.farmSlotCommand(&farm), a.farmDelegateCommand(&farm))
+		a.farmSlotCommand(&farm), a.farmDelegateCommand(&farm), a.farmPoolCommand(&farm))
 	return cmd
 }
 

@@ -60,10 +60,10 @@ func (p *placement) keep(d *Deployment, devices []device) {
 		at := slices.IndexFunc(p.nodes, func(n Node) bool { return n.Slot == dev.Slot })
 		if at < 0 {
 			d.source.add(where, fmt.Sprintf("the device %q enters the network %q by node %s, which takes this group's workloads no more", dev.Name, dev.Network.Network, dev.Slot.Short()),
-				"revoke the device first; it can join again by another node")
+				fmt.Sprintf("revoke it first: zos net revoke %s/%s %s; it can join again by another node", d.Name, dev.Network.Network, dev.Name))
 			continue
 		}
-		if p.carry(d, i, at, where, "device "+dev.Name) {
+		if p.carry(d, i, at, where, "device "+dev.Name, "cancel a contract there, or revoke the device") {
 			need := capacity(dev.Resources)
 			if !need.Within(p.free[at]) {
 				d.source.add(where, fmt.Sprintf("node %s has %s free, the device %q that enters there wants %s", p.nodes[at].Name, describe(p.free[at]), dev.Name, describe(need)), "cancel a contract there, or revoke the device")
@@ -75,13 +75,13 @@ func (p *placement) keep(d *Deployment, devices []device) {
 }
 
 // carry makes a node one of a network's, with a router, if it isn't yet.
-func (p *placement) carry(d *Deployment, network, at int, where place, who string) bool {
+func (p *placement) carry(d *Deployment, network, at int, where place, who, fix string) bool {
 	if p.routers[network][at] {
 		return true
 	}
 	need := capacity(plan.RouterResources())
 	if !need.Within(p.free[at]) {
-		d.source.add(where, fmt.Sprintf("node %s has %s free, the router for the %s wants %s", p.nodes[at].Name, describe(p.free[at]), who, describe(need)), "name another node")
+		d.source.add(where, fmt.Sprintf("node %s has %s free, the router for the %s wants %s", p.nodes[at].Name, describe(p.free[at]), who, describe(need)), fix)
 		return false
 	}
 	p.take(at, need, nil)
@@ -110,7 +110,7 @@ func (p *placement) enter(d *Deployment, named bool, devices []device, old stand
 			} else if at = p.entry(d, wi, pi, devices, old); at < 0 {
 				continue // the network's containers have no place, which is a mistake already
 			}
-			if p.carry(d, p.indexOf[e.Network], at, where, "devices that enter there") {
+			if p.carry(d, p.indexOf[e.Network], at, where, "devices that enter there", "name another node") {
 				p.entries[[2]int{wi, pi}] = at
 			}
 		}

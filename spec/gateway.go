@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/spec/plan"
 )
@@ -60,11 +61,10 @@ func fullName(host string, facts Facts) (full, message, fix string) {
 	if !plan.ValidHost(full) {
 		return "", fmt.Sprintf("%s is no host name: it is too long", full), "choose a shorter one"
 	}
-	below, ok := strings.CutSuffix(full, "."+zone)
-	if zone == "" || !ok {
+	label, under := contract.Zone{Domain: zone}.Label(full)
+	if !under {
 		return full, "", "" // a domain of its own, which the gateways ask for a proof
 	}
-	label := below[strings.LastIndexByte(below, '.')+1:]
 	holder, mine, reserved := "", false, false
 	if facts.Name != nil {
 		holder, mine, reserved = facts.Name(label)

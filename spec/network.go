@@ -279,11 +279,11 @@ func (s *source) from(d *Deployment, names map[string]int, members map[string][]
 				}
 			}
 			sort.Strings(known)
-			fix := "in this network: " + strings.Join(known, ", ")
+			fix := "in this network: " + strings.Join(known, ", ") + "; a person's device joins before a rule names it"
 			if near := Nearest(name, known); len(near) > 0 {
 				fix = fmt.Sprintf("did you mean %q?", near[0])
 			} else if len(known) == 0 {
-				fix = "nobody else is in this network"
+				fix = "nobody else is in this network; a person's device joins before a rule names it"
 			}
 			// It may be a person's device: those stand in no spec.
 			meant[name] = true

@@ -286,7 +286,7 @@ func (p *placement) port(d *Deployment, wi, at int, public PublicPort, o offer) 
 	switch holder, held := n.Ports[public]; {
 	case n.Pool.First == 0:
 		return &misfit{message: fmt.Sprintf("node %s leases no ports of its shared addresses", n.Name), fix: "write address: own, which has every port"}
-	case public.Port < n.Pool.First || public.Port > n.Pool.Last || webPort(public.Mode, public.Port):
+	case !n.Pool.HasPort(public.Port) || webPort(public.Mode, public.Port):
 		return &misfit{message: fmt.Sprintf("%s is none of the ports %d to %d that node %s leases", public, n.Pool.First, n.Pool.Last, n.Name),
 			fix: fmt.Sprintf("write one of them, or port: %s for one that is free; with address: own there is every port", public.Mode)}
 	case held:
@@ -316,7 +316,7 @@ func (p *placement) pick(d *Deployment, wi, i, at int, o offer, mine map[PublicP
 		}
 		l := lease{slot: n.Slot, port: public}
 		_, held := n.Ports[public]
-		if keeper, kept := p.market.kept[l]; kept && keeper != wi || held || port < first || port > last {
+		if keeper, kept := p.market.kept[l]; kept && keeper != wi || held || !n.Pool.HasPort(port) {
 			return false
 		}
 		return again || !p.written(d, wi, at, public) && (reuse || !p.market.before[l])
@@ -391,7 +391,7 @@ func (n Node) leased(address string) bool {
 	return held
 }
 
-func hasPool(n Node) bool { return n.Pool != nil && len(n.Pool.Ranges) > 0 }
+func hasPool(n Node) bool { return n.Pool != nil && n.Pool.Live() }
 
 func poolNames(nodes []Node) []string {
 	var out []string
@@ -404,17 +404,14 @@ func poolNames(nodes []Node) []string {
 	return out
 }
 
-// inPool tells whether an address is one of a pool's, and not its router.
+// inPool tells whether an address is one of a pool's.
 func inPool(pool contract.Pool, text string) bool {
 	a, err := netip.ParseAddr(text)
 	if err != nil {
 		return false
 	}
-	return slices.ContainsFunc(pool.Ranges, func(r contract.Range) bool {
-		first, err1 := netip.ParseAddr(r.First)
-		last, err2 := netip.ParseAddr(r.Last)
-		return err1 == nil && err2 == nil && a.BitLen() == first.BitLen() && !a.Less(first) && !last.Less(a) && text != r.Router
-	})
+	in, _ := pool.Contains(a)
+	return in
 }
 
 func showPool(pool contract.Pool) string {

@@ -187,6 +187,7 @@ func TestExamplesCanBePlanned(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
 	f.Add([]byte(shop))
+	f.Add([]byte(public))
 	f.Add([]byte("a: &x [*x, *x]"))
 	f.Add([]byte("\t"))
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -195,7 +196,7 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("accepted %q without a name or a workload", data)
 		}
 		if err == nil {
-			f := facts()
+			f := publicFacts()
 			f.Image = func(context.Context, string) (Image, error) {
 				return Image{Flist: canon.Sum([]byte("image")), Config: flist.Config{Entrypoint: []string{"/web"}}}, nil
 			}

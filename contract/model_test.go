@@ -115,39 +115,45 @@ func TestReplicasAgreeAndRulesHold(t *testing.T) {
 		}
 		for range rapid.IntRange(10, 60).Draw(rt, "steps") {
 			s := step()
-			tx := w.tx(s)
-			var first Result
-			var firstErr error
-			for i, r := range replicas {
-				r.log = nil
-				try := &logged{memory: maps.Clone(r.memory)}
-				res, err := Apply(try, w.now, tx)
-				if err == nil {
-					r.memory, r.log = try.memory, try.log
-				}
-				if i == 0 {
-					first, firstErr = res, err
-					continue
-				}
-				if res != first || fmt.Sprint(err) != fmt.Sprint(firstErr) {
-					rt.Fatalf("replica %d: %+v, %v; the first: %+v, %v", i, res, err, first, firstErr)
-				}
-				if !slices.Equal(r.log, replicas[0].log) {
-					rt.Fatalf("replica %d wrote %v; the first %v", i, r.log, replicas[0].log)
-				}
-				if r.memory.hash() != replicas[0].memory.hash() {
-					rt.Fatalf("replica %d has another state", i)
-				}
-			}
-			w.st = replicas[0].memory
+			first, firstErr := agree(rt, &w, replicas, s)
 			if firstErr == nil {
 				m.follow(rt, &w, s, first)
-			} else if problem.Code(firstErr) == "" || problem.Code(firstErr) == "state-damaged" {
-				rt.Fatalf("an error without a code: %v", firstErr)
 			}
 			m.check(rt, &w)
 		}
 	})
+}
+
+// agree applies s on every replica, which must all do the same in the same order,
+// and makes the outcome the world's state.
+func agree(rt *rapid.T, w *world, replicas []*logged, s Signed) (first Result, firstErr error) {
+	tx := w.tx(s)
+	for i, r := range replicas {
+		r.log = nil
+		try := &logged{memory: maps.Clone(r.memory)}
+		res, err := Apply(try, w.now, tx)
+		if err == nil {
+			r.memory, r.log = try.memory, try.log
+		}
+		if i == 0 {
+			first, firstErr = res, err
+			continue
+		}
+		if res != first || fmt.Sprint(err) != fmt.Sprint(firstErr) {
+			rt.Fatalf("replica %d: %+v, %v; the first: %+v, %v", i, res, err, first, firstErr)
+		}
+		if !slices.Equal(r.log, replicas[0].log) {
+			rt.Fatalf("replica %d wrote %v; the first %v", i, r.log, replicas[0].log)
+		}
+		if r.memory.hash() != replicas[0].memory.hash() {
+			rt.Fatalf("replica %d has another state", i)
+		}
+	}
+	w.st = replicas[0].memory
+	if code := problem.Code(firstErr); firstErr != nil && (code == "" || code == "state-damaged") {
+		rt.Fatalf("an error without a code, or of a damaged state: %v", firstErr)
+	}
+	return first, firstErr
 }
 
 // follow takes over an accepted transaction.

@@ -182,6 +182,10 @@ func showBool(name string, b bool) string {
 	switch {
 	case name == "open" && b:
 		return "true (everyone in the network reaches every port)"
+	case name == "leased" && b:
+		return "true (no other contract has these addresses)"
+	case name == "leased":
+		return "false (these addresses are shared with other contracts)"
 	case name == "open":
 		return "false (others in the network reach only what allow says)"
 	}

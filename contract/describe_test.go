@@ -132,3 +132,18 @@ func FuzzDescribe(f *testing.F) {
 		}
 	})
 }
+
+// TestDescriptionShowsWhoElseHasAnAddress of a gateway.
+func TestDescriptionShowsWhoElseHasAnAddress(t *testing.T) {
+	for leased, want := range map[bool]string{
+		true: "leased         true (no other contract has these addresses)", false: "leased         false (these addresses are shared with other contracts)",
+	} {
+		b, err := canon.Marshal(map[string]any{"v": 1, "kind": "x", "leased": leased})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if lines, err := Describe(b); err != nil || !slices.Contains(lines, want) {
+			t.Errorf("%q, %v, want %q", lines, err, want)
+		}
+	}
+}

@@ -45,7 +45,7 @@ var exits = map[string]int{
 	"workload-unknown": exitNotFound, "key-unknown": exitNotFound, "image-unknown": exitNotFound, "image-platform": exitNotFound,
 	"flist-unknown": exitNotFound, "object-missing": exitNotFound, "unknown-method": exitNotFound, "kind-unknown": exitNotFound,
 	"class-unknown": exitNotFound, "slot-missing": exitNotFound, "archive-missing": exitNotFound, "release-missing": exitNotFound,
-	"network-missing": exitNotFound, "key-store-missing": exitNotFound,
+	"network-missing": exitNotFound, "gateway-unknown": exitNotFound, "key-store-missing": exitNotFound,
 
 	"ledger-unreachable": exitUnreachable, "ledger-busy": exitUnreachable, "hub-unreachable": exitUnreachable, "bus-unreachable": exitUnreachable,
 	"rendezvous-unreachable": exitUnreachable, "login-undecided": exitUnreachable,
@@ -54,7 +54,7 @@ var exits = map[string]int{
 	"key-not-in-agent": exitUnreachable, "stream-lost": exitUnreachable, "reply-gap": exitUnreachable, "lease-expired": exitUnreachable,
 	"not-yet": exitUnreachable,
 
-	"workloads-apart": exitUnreachable,
+	"workloads-apart": exitUnreachable, "publication-broken": exitUnreachable,
 	"peer-silent":     exitUnreachable, "relay-unreachable": exitUnreachable, "key-epoch-unknown": exitUnreachable,
 	"binding-expired": exitUntrusted, "binding-old": exitUntrusted, "binding-refused": exitUntrusted,
 	"exchange-refused": exitUntrusted, "exchange-stale": exitUntrusted, "psk-expired": exitUntrusted,

@@ -55,7 +55,7 @@ var exits = map[string]int{
 	"not-yet": exitUnreachable,
 
 	"workloads-apart": exitUnreachable, "publication-broken": exitUnreachable,
-	"peer-silent":     exitUnreachable, "relay-unreachable": exitUnreachable, "key-epoch-unknown": exitUnreachable,
+	"peer-silent": exitUnreachable, "relay-unreachable": exitUnreachable, "key-epoch-unknown": exitUnreachable,
 	"binding-expired": exitUntrusted, "binding-old": exitUntrusted, "binding-refused": exitUntrusted,
 	"exchange-refused": exitUntrusted, "exchange-stale": exitUntrusted, "psk-expired": exitUntrusted,
 

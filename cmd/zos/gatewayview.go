@@ -101,7 +101,7 @@ func gatewayRowOf(p client.Published, r plan.Route, names client.Names) gatewayR
 	if c := live.Certificate; c != nil {
 		row.Certificate = c.State
 		if row.Problem == "" && c.Failing != nil {
-			row.Code, row.Problem = c.Code, "renewal fails since "+span(c.Failing.Seconds)+": "+said(c.Message, c.Code)
+			row.Code, row.Problem = c.Code, "renewal fails since "+span(c.Failing.Seconds)
 		}
 	}
 	if row.Problem == "" && row.Healthy < row.Backends {
@@ -132,14 +132,14 @@ func (a *app) showGateways(rows []gatewayRow) error {
 		lines = append(lines, []string{r.Contract + "/" + r.Gateway, r.Published, r.Mode, r.Addresses[0] + andMore(len(r.Addresses)-1),
 			healthOf(r), orDash(r.Certificate), state})
 	}
-	return a.table(rows, []string{"GATEWAY", "PUBLISHED", "MODE", "ADDRESS", "HEALTHY", "CERTIFICATE", "STATE"}, lines)
+	return a.table(rows, []string{"GATEWAY", "PUBLISHED", "MODE", "ADDRESS", "UP", "CERTIFICATE", "STATE"}, lines)
 }
 
 func andMore(n int) string {
 	if n < 1 {
 		return ""
 	}
-	return fmt.Sprintf(" and %d", n)
+	return fmt.Sprintf(" +%d", n)
 }
 
 // healthOf says how many backends are healthy, of how many.

@@ -76,7 +76,7 @@ func golden(t *testing.T, name, got string) {
 		t.Fatal(err)
 	}
 	if got != string(want) {
-		t.Errorf("%s (go test ./cmd/zos -run TestANetworkFor -update writes it anew):\n%s\nwant\n%s", path, got, want)
+		t.Errorf("%s (go test ./cmd/zos -run 'TestANetworkFor|TestWhatIsPublishedFor' -update writes it anew):\n%s\nwant\n%s", path, got, want)
 	}
 	for line := range strings.Lines(got) {
 		if len([]rune(line)) > 120 {

@@ -76,7 +76,7 @@ func (m *machine) open(t testing.TB, w *world) {
 	t.Helper()
 	var err error
 	m.kind, err = New(Config{
-		Slot: m.slot, Agent: w.agent, Run: m.run, Host: int(m.host.Fd()),
+		Slot: m.slot, Agent: w.agent, Run: m.run, Host: int(m.host.Fd()), Secrets: NewSecrets(m.slot),
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	must(t, err)
@@ -85,13 +85,15 @@ func (m *machine) open(t testing.TB, w *world) {
 // wipe takes away what a test left.
 func (m *machine) wipe(t testing.TB) {
 	ctx := context.Background()
-	attached, err := m.kind.List()
-	if err != nil {
-		t.Error(err)
-	}
-	for _, id := range attached {
-		if err := m.kind.Detach(ctx, id); err != nil {
+	for _, of := range []Attacher{m.kind.containers(), m.kind.Gateways()} {
+		attached, err := of.List()
+		if err != nil {
 			t.Error(err)
+		}
+		for _, id := range attached {
+			if err := of.Detach(ctx, id); err != nil {
+				t.Error(err)
+			}
 		}
 	}
 	all, err := m.kind.Observe(ctx)
@@ -129,8 +131,8 @@ func namespace(t testing.TB) *os.File {
 	return ns
 }
 
-// fakeAgent joins the routers of a network's two nodes by a veth that is named
-// like a WireGuard interface.
+// fakeAgent joins the routers of a network's nodes that know each other by veths
+// that are named like WireGuard interfaces.
 type fakeAgent struct {
 	mu      sync.Mutex
 	routers map[canon.Hash]map[canon.Hash]int // network → slot → namespace
@@ -172,8 +174,10 @@ func (a *fakeAgent) Remove(_ context.Context, id canon.Hash) error {
 	defer a.mu.Unlock()
 	a.removed = append(a.removed, id)
 	for _, fd := range a.routers[id] {
-		// The other end goes with it.
-		_ = netns.Do(fd, func() error { return remove("wg0") })
+		// The other ends go with them.
+		for i := range 8 {
+			_ = netns.Do(fd, func() error { return remove(fmt.Sprintf("wg%d", i)) })
+		}
 		_ = unix.Close(fd)
 	}
 	delete(a.routers, id)
@@ -188,15 +192,29 @@ func join(t netplan.Topology, own, other int, peer netplan.Node) error {
 			self = n
 		}
 	}
+	names := map[int]string{}
+	for _, ns := range []int{own, other} {
+		err := netns.Do(ns, func() error {
+			for i := 0; ; i++ {
+				names[ns] = fmt.Sprintf("wg%d", i)
+				if l, err := find(names[ns]); err != nil || l == nil {
+					return err
+				}
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
 	err := netns.Do(own, func() error {
-		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "wg0"}, PeerName: "wg0", PeerNamespace: netlink.NsFd(other)})
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: names[own]}, PeerName: names[other], PeerNamespace: netlink.NsFd(other)})
 	})
 	if err != nil {
 		return err
 	}
 	side := func(ns int, mine, theirs byte, to netplan.Node) error {
 		return netns.Do(ns, func() error {
-			l, err := find("wg0")
+			l, err := find(names[ns])
 			if err != nil {
 				return err
 			}
@@ -235,7 +253,7 @@ func join(t netplan.Topology, own, other int, peer netplan.Node) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patient)
 	defer cancel()
 	for _, ns := range []int{own, other} {
-		if err := netns.Do(ns, func() error { return ready(ctx, "wg0") }); err != nil {
+		if err := netns.Do(ns, func() error { return ready(ctx, names[ns]) }); err != nil {
 			return err
 		}
 	}
@@ -254,6 +272,44 @@ type deployment struct {
 type member struct {
 	name, node string
 	at         []plan.Attachment
+	routes     []plan.Route // of a gateway
+	device     plan.Device  // with a key: it is one
+}
+
+func (m member) kind() string {
+	switch {
+	case len(m.routes) > 0:
+		return plan.KindGateway
+	case len(m.device.Key) > 0:
+		return plan.KindDevice
+	}
+	return plan.KindContainer
+}
+
+// config is the member's configuration and resources.
+func (m member) config() ([]byte, plan.Resources, error) {
+	switch m.kind() {
+	case plan.KindGateway:
+		plan.SortRoutes(m.routes)
+		b, err := plan.Gateway{V: plan.Version, Addresses: []string{"198.51.100.10"}, Networks: m.at, Routes: m.routes}.Encode()
+		return b, plan.GatewayResources(), err
+	case plan.KindDevice:
+		m.device.Network = m.at[0]
+		b, err := m.device.Encode()
+		return b, plan.DeviceResources(), err
+	}
+	b, err := plan.Container{
+		V: plan.Version, Flist: canon.Sum([]byte("flist")), Size: 1, Args: []string{"/bin/x"}, Env: []string{}, WorkDir: "/", Restart: plan.RestartAlways, NoNewPrivs: true, Networks: m.at,
+	}.Encode()
+	return b, plan.Resources{CPU: 100, Memory: 64 << 20, Disk: 64 << 20, PIDs: 16}, err
+}
+
+// attacher is what attaches the member on a machine.
+func (m member) attacher(k *Kind) Attacher {
+	if m.kind() == plan.KindGateway {
+		return k.Gateways()
+	}
+	return k.containers()
 }
 
 // deploy begins a deployment with one network of these nodes.
@@ -311,7 +367,7 @@ func (d *deployment) also(name, node string, network, last int, change ...func(*
 			return d
 		}
 	}
-	d.members = append(d.members, member{name, node, []plan.Attachment{a}})
+	d.members = append(d.members, member{name: name, node: node, at: []plan.Attachment{a}})
 	return d
 }
 
@@ -338,16 +394,12 @@ func (d *deployment) plan() *plan.Plan {
 		}
 	}
 	for _, m := range d.members {
-		config, err := plan.Container{
-			V: plan.Version, Flist: canon.Sum([]byte("flist")), Size: 1, Args: []string{"/bin/x"}, Env: []string{}, WorkDir: "/", Restart: plan.RestartAlways, NoNewPrivs: true, Networks: m.at,
-		}.Encode()
+		config, resources, err := m.config()
 		must(d.w.t, err)
-		p.Workloads = append(p.Workloads, plan.Workload{
-			Name: m.name, Kind: plan.KindContainer, Slot: d.w.nodes[m.node].slot, Config: config,
-			Resources: plan.Resources{CPU: 100, Memory: 64 << 20, Disk: 64 << 20, PIDs: 16},
-		})
+		p.Workloads = append(p.Workloads, plan.Workload{Name: m.name, Kind: m.kind(), Slot: d.w.nodes[m.node].slot, Config: config, Resources: resources})
 	}
 	slices.SortFunc(p.Workloads, func(a, b plan.Workload) int { return strings.Compare(a.Name, b.Name) })
+	must(d.w.t, p.Validate())
 	return p
 }
 
@@ -386,7 +438,11 @@ func (d *deployment) up() *deployment {
 		}
 	}
 	for _, m := range d.members {
-		_, err := d.w.nodes[m.node].kind.Attach(ctx, d.desired(p, m.name), m.at)
+		if m.kind() == plan.KindDevice {
+			must(d.w.t, d.w.nodes[m.node].kind.Devices().Ensure(ctx, d.desired(p, m.name)))
+			continue
+		}
+		_, err := m.attacher(d.w.nodes[m.node].kind).Attach(ctx, d.desired(p, m.name), m.at)
 		must(d.w.t, err)
 	}
 	return d
@@ -406,7 +462,7 @@ func (d *deployment) place(name string) place {
 		if m.name != name {
 			continue
 		}
-		ns, err := netns.Open(d.w.nodes[m.node].kind.path(containerPrefix, workload.ID{Contract: d.contract, Name: name}, ""))
+		ns, err := netns.Open(d.w.nodes[m.node].kind.path(m.attacher(d.w.nodes[m.node].kind).prefix, workload.ID{Contract: d.contract, Name: name}, ""))
 		must(d.w.t, err)
 		d.w.t.Cleanup(func() { ns.Close() })
 		return place{d.w.t, name, ns, netip.MustParseAddr(m.at[0].IPv4), netip.MustParseAddr(m.at[0].IPv6)}

@@ -152,7 +152,7 @@ func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) 
 // (connection tracking), so rules about ports see whole packets.
 func inetTable(v View) fw.Table {
 	t := fw.Table{Family: nftables.TableFamilyINet, Name: fw.TableName}
-	var from, peer, entry, gates, input, forward, mss, snat []fw.Rule
+	var from, peer, edge, entry, gates, input, forward, mss, snat []fw.Rule
 	closed := fw.BlockClosed()
 	for _, p := range v.Site.Closed {
 		closed = append(closed, fw.When(fw.Destination(p), fw.Drop()))
@@ -183,9 +183,21 @@ func inetTable(v View) fw.Table {
 			fw.When(fw.SourceIn("exit"+f.n, f.six), outside, fw.Mark(markExit), fw.Accept()),
 			fw.When(fw.SourceIn("local"+f.n, f.six), fw.Accept()),
 		)
+		// Nobody elsewhere has an address of this node.
+		peer = append(peer, fw.When(fw.Source(f.node), fw.Drop()))
+		for _, p := range v.Edges {
+			if p.Addr().Is6() == f.six {
+				peer = append(peer, fw.When(fw.Source(p), fw.Jump("from-edge")))
+			}
+		}
+		// From where nothing but gateways is, only they speak: not the router, and no
+		// errors either, since whoever holds that node could tell them about others'
+		// connections.
+		edge = append(edge,
+			fw.When(fw.Family(f.proto), fw.Protocol(f.icmp), fw.Drop()),
+			fw.When(fw.SourceIn("gates"+f.n, f.six), fw.Destination(f.node), fw.Accept()),
+		)
 		peer = append(peer,
-			// Nobody elsewhere has an address of this node.
-			fw.When(fw.Source(f.node), fw.Drop()),
 			fw.When(fw.SourceIn("guests"+f.n, f.six), outside, fw.Mark(markHere), fw.Accept()),
 			fw.When(fw.Source(f.network), fw.Destination(f.node), fw.Accept()),
 			// What comes back from the outside by way of the exit.
@@ -232,7 +244,7 @@ func inetTable(v View) fw.Table {
 			snat = append(snat, fw.When(fw.Out(egressName), fw.Family(f.proto), fw.SourceNAT(f.link)))
 		}
 	}
-	gates = append(gates, fw.When(fw.Drop()))
+	gates, edge = append(gates, fw.When(fw.Drop())), append(edge, fw.When(fw.Drop()))
 	forward = append(forward,
 		fw.When(fw.In(bridgeName), fw.OutLike(wgPrefix), fw.Marked(markExit), fw.Accept()),
 		fw.When(fw.Out(egressName), fw.Marked(markHere), fw.Jump("egress")),
@@ -254,6 +266,7 @@ func inetTable(v View) fw.Table {
 		}),
 		{Name: "from-workload", Rules: from},
 		{Name: "from-node", Rules: peer},
+		{Name: "from-edge", Rules: edge},
 		{Name: "from-device", Rules: entry},
 		{Name: "gates", Rules: gates},
 		base("input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter, drop, input),

@@ -26,6 +26,8 @@ type View struct {
 	Remotes []Remote     `json:"remotes"` // workloads and devices of other nodes, by IPv4
 	Routers []netip.Addr `json:"routers"` // of other nodes, unless they carry nothing but gateways
 	Gates   []Gate       `json:"gates"`   // all gateways of the network, by name
+	// Edges are the parts of other nodes that carry nothing but gateways.
+	Edges []netip.Prefix `json:"edges"`
 	// Entry says that devices enter the network here; Devices are those that do.
 	Entry   bool     `json:"entry"`
 	Devices []Device `json:"devices"` // by IPv4
@@ -145,7 +147,7 @@ func ViewOf(p *plan.Plan, name string, self canon.Hash, mtu int) (View, error) {
 	if err != nil {
 		return View{}, err
 	}
-	v := View{Network: name, IsExit: n.Exit == self, MTU: mtu, Ports: []Port{}, Remotes: []Remote{}, Gates: []Gate{}, Devices: []Device{}}
+	v := View{Network: name, IsExit: n.Exit == self, MTU: mtu, Ports: []Port{}, Remotes: []Remote{}, Gates: []Gate{}, Edges: []netip.Prefix{}, Devices: []Device{}}
 	for _, q := range []struct {
 		text string
 		to   *netip.Prefix
@@ -156,14 +158,17 @@ func ViewOf(p *plan.Plan, name string, self canon.Hash, mtu int) (View, error) {
 	}
 	v.Router4, v.Router6 = plan.RouterAddr(v.Node4), plan.RouterAddr(v.Node6)
 	for _, other := range n.Nodes {
-		// Whoever holds a node with nothing but gateways may ask nothing.
-		if other.Slot == self || edges.Has(other.Slot) || !edges.Meet(self, other.Slot) {
+		if other.Slot == self || !edges.Meet(self, other.Slot) {
 			continue
 		}
 		for _, text := range []string{other.IPv4, other.IPv6} {
 			q, err := netip.ParsePrefix(text)
 			if err != nil {
 				return View{}, problem.New("plan-invalid", "network %s: %w", name, err)
+			}
+			if edges.Has(other.Slot) {
+				v.Edges = append(v.Edges, q)
+				continue
 			}
 			v.Routers = append(v.Routers, plan.RouterAddr(q))
 			if other.Slot == n.Exit {

@@ -1,0 +1,181 @@
+package network
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/spec/plan"
+)
+
+// gateway puts a gateway into the first network.
+func (d *deployment) gateway(name, node string, last int, routes ...plan.Route) *deployment {
+	d.add(name, node, last, shut)
+	m := &d.members[len(d.members)-1]
+	for _, r := range routes {
+		r.Network = d.networks[0].Name
+		if r.Backends == nil {
+			r.Backends = []string{}
+		}
+		m.routes = append(m.routes, r)
+	}
+	return d
+}
+
+func shut(a *plan.Attachment) { a.Open = false }
+
+func toTCP(port uint16, backend string, target uint16) plan.Route {
+	return plan.Route{Mode: plan.ModeTCP, Port: port, Backends: []string{backend}, Target: target, Check: plan.CheckNone}
+}
+
+func toUDP(port uint16, backend string, target uint16) plan.Route {
+	return plan.Route{Mode: plan.ModeUDP, Port: port, Backends: []string{backend}, Target: target, Check: plan.CheckNone}
+}
+
+func toEntry(port uint16, slot canon.Hash) plan.Route {
+	return plan.Route{Mode: plan.ModeUDP, Port: port, Entry: slot, Target: plan.EntryPort, Check: plan.CheckNone}
+}
+
+// published is a network with a gateway on a node of its own, g. It publishes two
+// ports of web on b, by which devices also enter; other is on c, of which the gateway
+// publishes nothing. b is the exit, so that its resolver answers other routers.
+func published(t *testing.T) *deployment {
+	w := newWorld(t, "g", "b", "c")
+	return w.deploy("d", "front", "10.20.0.0/16", "g", "b", "c").exit("b").
+		gateway("www", "g", 2, toTCP(443, "web", 8443), toUDP(5353, "web", 7000), toEntry(4500, w.nodes["b"].slot)).
+		add("web", "b", 2).add("db", "b", 3, allow(rule("tcp", 5432, 5432, "web"), rule("icmp", 0, 0))).
+		add("other", "c", 2).up()
+}
+
+// TestRootOnTheGatewaysNodeFindsPublishedPortsOnly: whoever holds the gateway's node
+// can send whatever WireGuard lets out of it: any packet from any address of its
+// part of the network, to anyone. What arrives is what the gateway publishes.
+func TestRootOnTheGatewaysNodeFindsPublishedPortsOnly(t *testing.T) {
+	d := published(t)
+	gateway, web, db, other := d.place("www"), d.place("web"), d.place("db"), d.place("other")
+	g, b, c := d.routerPlace("g"), d.routerPlace("b"), d.routerPlace("c")
+	attacker := g.scanner()
+	if len(attacker.wires) != 1 {
+		t.Errorf("the gateway's node knows %d others, want b alone", len(attacker.wires))
+	}
+	heard := map[string]*ears{}
+	for name, p := range map[string]place{"web": web, "db": db, "other": other, "router b": b, "router c": c} {
+		heard[name] = p.ears()
+	}
+	free := func(a netip.Addr, last byte) netip.Addr {
+		s := a.AsSlice()
+		s[len(s)-1] = last
+		out, _ := netip.AddrFromSlice(s)
+		return out
+	}
+	for _, way := range []struct{ own, router, web, db, other, b, c netip.Addr }{
+		{gateway.v4, g.v4, web.v4, db.v4, other.v4, b.v4, c.v4}, {gateway.v6, g.v6, web.v6, db.v6, other.v6, b.v6, c.v6},
+	} {
+		// The whole of what is nearest, then of everyone what could be open.
+		attacker.scan(way.own, way.web, []uint16{4000}, all())
+		for _, src := range []netip.Addr{way.own, way.router, free(way.own, 77), free(way.own, 254), free(way.own, 0), way.other, way.c, netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("2001:db8::7")} {
+			if src.Is4() != way.own.Is4() {
+				continue
+			}
+			for _, dst := range []netip.Addr{way.web, way.db, way.b, way.other, way.c, free(way.web, 99), free(way.web, 255)} {
+				if src == way.other || src == way.c {
+					continue // WireGuard ties these to c's key
+				}
+				attacker.scan(src, dst, []uint16{4000, 53, 51820}, sparse())
+			}
+		}
+		attacker.send(probe(way.own, way.web, unix.IPPROTO_UDP, 4000, 7000, "the end"))
+		heard["web"].until("the end")
+	}
+	for _, e := range heard {
+		e.listen("")
+	}
+	from := func(lines ...string) string {
+		var out []string
+		for _, l := range lines {
+			out = append(out, l+" from "+gateway.v4.String(), l+" from "+gateway.v6.String())
+		}
+		return strings.Join(out, "\n")
+	}
+	for name, want := range map[string]string{
+		"web": from("tcp 8443", "udp 7000"), "db": "", "other": "", "router b": from("udp 51820"), "router c": "",
+	} {
+		if got := heard[name].heard(); got != want {
+			t.Errorf("%s was reached by\n%s\nwant\n%s", name, got, want)
+		}
+	}
+}
+
+// TestAnOrdinaryNodeFindsMore is the control: the same scan from a node that carries
+// a workload finds what is open to it, the resolver of the exit, and echo.
+func TestAnOrdinaryNodeFindsMore(t *testing.T) {
+	d := published(t)
+	web, other, b, c := d.place("web"), d.place("other"), d.routerPlace("b"), d.routerPlace("c")
+	scanner, atWeb, atRouter := c.scanner(), web.ears(), b.ears()
+	for _, way := range [][4]netip.Addr{{other.v4, web.v4, c.v4, b.v4}, {other.v6, web.v6, c.v6, b.v6}} {
+		scanner.scan(way[0], way[1], []uint16{4000}, sparse())
+		scanner.scan(way[2], way[3], []uint16{4000}, sparse())
+		scanner.send(probe(way[0], way[1], unix.IPPROTO_UDP, 4000, 7000, "the end"))
+		atWeb.until("the end")
+	}
+	atRouter.listen("")
+	for _, at := range []netip.Addr{other.v4, other.v6} {
+		for _, port := range sparse() {
+			for _, proto := range []string{"tcp", "udp"} {
+				if s := fmt.Sprintf("%s %d from %s", proto, port, at); !atWeb.got[s] {
+					t.Errorf("web was not reached by %s", s)
+				}
+			}
+		}
+	}
+	for _, s := range []string{"icmp type 8 from " + other.v4.String(), "icmp type 128 from " + other.v6.String()} {
+		if !atWeb.got[s] {
+			t.Errorf("web was not reached by %s", s)
+		}
+	}
+	for _, s := range []string{"udp 53 from " + c.v4.String(), "tcp 53 from " + c.v6.String()} {
+		if !atRouter.got[s] {
+			t.Errorf("the exit's resolver was not reached by %s", s)
+		}
+	}
+}
+
+// TestErrorsFromTheGatewaysNodeAreNotBelieved: whoever holds it could tell others'
+// connections that their packets are too large, or that nobody is there.
+func TestErrorsFromTheGatewaysNodeAreNotBelieved(t *testing.T) {
+	d := published(t)
+	web, other, g, c := d.place("web"), d.place("other"), d.routerPlace("g"), d.routerPlace("c")
+	gateway := d.place("www")
+	in := other.udp(other.v4, 4711)
+	out := web.udp(web.v4, 4000)
+	_, err := out.WriteToUDPAddrPort([]byte("hello"), netip.AddrPortFrom(other.v4, 4711))
+	must(t, err)
+	texts(t, in, "hello")
+	_, about := probe(web.v4, other.v4, unix.IPPROTO_UDP, 4000, 4711, scanned)
+	at := web.ears()
+	for _, by := range []struct {
+		place
+		src  netip.Addr
+		want bool
+	}{{g, gateway.v4, false}, {g, g.v4, false}, {c, c.v4, true}} {
+		at.got = map[string]bool{}
+		tooBig := append([]byte{3, 4, 0, 0, 0, 0, 2, 0}, about...)
+		tooBig[2], tooBig[3] = 0, 0
+		sum := sum16(tooBig)
+		tooBig[2], tooBig[3] = byte(sum>>8), byte(sum)
+		by.scanner().send(typeIPv4, ip4(by.src, web.v4, unix.IPPROTO_ICMP, 0, tooBig))
+		if by.name == c.name {
+			c.scanner().send(probe(other.v4, web.v4, unix.IPPROTO_UDP, 4000, 7000, "the end"))
+		} else {
+			g.scanner().send(probe(gateway.v4, web.v4, unix.IPPROTO_UDP, 4000, 7000, "the end"))
+		}
+		at.until("the end")
+		if _, heard := at.got["icmp type 3 from "+by.src.String()]; heard != by.want {
+			t.Errorf("an error from %s (%s): heard %t, want %t", by.src, by.name, heard, by.want)
+		}
+	}
+}

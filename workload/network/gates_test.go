@@ -2,9 +2,12 @@ package network
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -177,5 +180,228 @@ func TestErrorsFromTheGatewaysNodeAreNotBelieved(t *testing.T) {
 		if _, heard := at.got["icmp type 3 from "+by.src.String()]; heard != by.want {
 			t.Errorf("an error from %s (%s): heard %t, want %t", by.src, by.name, heard, by.want)
 		}
+	}
+}
+
+func deadline() time.Time { return time.Now().Add(patient) }
+
+// soon is for what must not come, after something that came later.
+func soon() time.Time { return time.Now().Add(10 * time.Millisecond) }
+
+// talkTCP connects one place with another.
+func talkTCP(t *testing.T, from, to place, at netip.AddrPort) (client, server net.Conn) {
+	t.Helper()
+	var l net.Listener
+	to.in(func() (err error) {
+		l, err = net.Listen("tcp", at.String())
+		return err
+	})
+	defer l.Close()
+	from.in(func() (err error) {
+		client, err = net.DialTimeout("tcp", at.String(), patient)
+		return err
+	})
+	t.Cleanup(func() { client.Close() })
+	server, err := l.Accept()
+	must(t, err)
+	t.Cleanup(func() { server.Close() })
+	return client, server
+}
+
+// say sends a text from one end of a connection, and reads it at the other.
+func say(t *testing.T, from, to net.Conn, text string) {
+	t.Helper()
+	must(t, from.SetWriteDeadline(deadline()))
+	_, err := from.Write([]byte(text))
+	must(t, err)
+	must(t, to.SetReadDeadline(deadline()))
+	b := make([]byte, len(text))
+	if _, err := io.ReadFull(to, b); err != nil || string(b) != text {
+		t.Fatalf("read %q, %v, want %q", b, err, text)
+	}
+}
+
+// update makes every router and gateway of a newer version of the deployment.
+func (d *deployment) update() *deployment {
+	d.version++
+	return d.up()
+}
+
+// TestAGatewayServesWhatItPublishes: from its own namespace, through its router and
+// the backend's, and back; also in packets that travel in fragments.
+func TestAGatewayServesWhatItPublishes(t *testing.T) {
+	d := published(t)
+	gateway, web := d.place("www"), d.place("web")
+	for _, at := range both(web) {
+		conn, served := talkTCP(t, gateway, web, netip.AddrPortFrom(at, 8443))
+		say(t, conn, served, "hello")
+		say(t, served, conn, "welcome")
+		in := web.udp(at, 7000)
+		large := strings.Repeat("x", 3000)
+		gateway.send(netip.Addr{}, netip.AddrPortFrom(at, 7000), large)
+		must(t, in.SetReadDeadline(deadline()))
+		b := make([]byte, 4096)
+		n, from, err := in.ReadFromUDPAddrPort(b)
+		if err != nil || string(b[:n]) != large {
+			t.Fatalf("read %d bytes, %v", n, err)
+		}
+		if from.Addr() != gateway.v4 && from.Addr() != gateway.v6 {
+			t.Errorf("it came from %s", from)
+		}
+	}
+}
+
+// TestNobodyBeginsAConnectionToAGateway: neither the backend, from the very port
+// that is published, nor others, nor on the gateway's own node.
+func TestNobodyBeginsAConnectionToAGateway(t *testing.T) {
+	w := newWorld(t, "g", "b")
+	d := w.deploy("d", "front", "10.20.0.0/16", "g", "b").
+		gateway("www", "g", 2, toUDP(5353, "web", 7000), toUDP(5354, "near", 7000)).
+		add("near", "g", 3).add("web", "b", 2).add("other", "b", 3).up()
+	gateway, heard := d.place("www"), d.place("www").ears()
+	for _, name := range []string{"near", "web", "other"} {
+		p := d.place(name)
+		for _, at := range both(gateway) {
+			own := p.v4
+			if at.Is6() {
+				own = p.v6
+			}
+			for _, from := range []uint16{4000, 7000} {
+				c := p.udp(own, int(from))
+				_, err := c.WriteToUDPAddrPort([]byte(scanned), netip.AddrPortFrom(at, 9000))
+				must(t, err)
+				c.Close()
+			}
+		}
+	}
+	for _, name := range []string{"near", "web"} {
+		p := d.place(name)
+		for _, at := range both(p) {
+			in := p.udp(at, 7000)
+			own := gateway.v4
+			if at.Is6() {
+				own = gateway.v6
+			}
+			out := gateway.udp(own, 9000)
+			_, err := out.WriteToUDPAddrPort([]byte("question"), netip.AddrPortFrom(at, 7000))
+			must(t, err)
+			texts(t, in, "question")
+			_, err = in.WriteToUDPAddrPort([]byte("answer"), netip.AddrPortFrom(own, 9000))
+			must(t, err)
+			texts(t, out, "answer")
+			out.Close()
+			in.Close()
+		}
+	}
+	heard.listen("")
+	if got := heard.heard(); got != "" {
+		t.Errorf("the gateway was reached by\n%s", got)
+	}
+}
+
+// TestAGatewayAmongOthersReachesWhatItPublishes: on a node that carries workloads
+// too, its router tells the gateway from them: it asks no resolver, meets no
+// neighbour, and no port that is not named.
+func TestAGatewayAmongOthersReachesWhatItPublishes(t *testing.T) {
+	w := newWorld(t, "g")
+	d := w.deploy("d", "front", "10.20.0.0/16", "g").
+		gateway("www", "g", 2, toTCP(443, "web", 8443), toUDP(5353, "web", 7000)).
+		add("web", "g", 3).add("near", "g", 4).up()
+	gateway, near, router := d.place("www"), d.place("near"), d.routerPlace("g")
+	heard := map[string]*ears{"web": d.place("web").ears(), "near": near.ears(), "router": router.ears()}
+	scan := func(from place) {
+		out := from.tap("eth0")
+		s := func(dst netip.Addr) {
+			src := from.v4
+			if dst.Is6() {
+				src = from.v6
+			}
+			for _, port := range sparse() {
+				for _, proto := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+					kind, p := probe(src, dst, proto, 4000, port, scanned)
+					out.send(t, frame(routerMAC(router.v4), workloadMAC(from.v4), kind, p))
+				}
+			}
+			icmp, echo := byte(unix.IPPROTO_ICMP), uint16(echo4)
+			if dst.Is6() {
+				icmp, echo = unix.IPPROTO_ICMPV6, echo6
+			}
+			kind, p := probe(src, dst, icmp, 4000, echo, scanned)
+			out.send(t, frame(routerMAC(router.v4), workloadMAC(from.v4), kind, p))
+		}
+		for _, p := range []place{d.place("web"), near, router} {
+			for _, dst := range both(p) {
+				s(dst)
+			}
+		}
+		kind, p := probe(from.v4, d.place("web").v4, unix.IPPROTO_UDP, 4001, 7000, "the end of "+from.name)
+		out.send(t, frame(routerMAC(router.v4), workloadMAC(from.v4), kind, p))
+		heard["web"].until("the end of " + from.name)
+		for _, e := range heard {
+			e.listen("")
+		}
+	}
+	scan(gateway)
+	var want []string
+	for _, l := range []string{"tcp 8443", "udp 7000"} {
+		want = append(want, l+" from "+gateway.v4.String(), l+" from "+gateway.v6.String())
+	}
+	if got := heard["web"].heard(); got != strings.Join(want, "\n") {
+		t.Errorf("web was reached by\n%s\nwant\n%s", got, strings.Join(want, "\n"))
+	}
+	for _, name := range []string{"near", "router"} {
+		if got := heard[name].heard(); got != "" {
+			t.Errorf("%s was reached by\n%s", name, got)
+		}
+	}
+	// The control: another workload finds its neighbour and the resolver.
+	scan(d.place("near"))
+	for _, s := range []string{"udp 53 from ", "tcp 53 from "} {
+		if !heard["router"].got[s+near.v4.String()] || !heard["router"].got[s+near.v6.String()] {
+			t.Errorf("the router was not reached by %s", s)
+		}
+	}
+	if len(heard["web"].got) < 2*len(sparse()) {
+		t.Errorf("web was reached by\n%s", heard["web"].heard())
+	}
+}
+
+// TestAnUpdateNarrowsAGatewaysReach: what is published no more is closed, also to
+// connections that stand; the others live on.
+func TestAnUpdateNarrowsAGatewaysReach(t *testing.T) {
+	w := newWorld(t, "g", "b")
+	d := w.deploy("d", "front", "10.20.0.0/16", "g", "b").
+		gateway("www", "g", 2, toTCP(443, "web", 8443), toTCP(444, "web", 8444)).add("web", "b", 2).up()
+	gateway, web := d.place("www"), d.place("web")
+	for _, at := range both(web) {
+		goes, goesAt := talkTCP(t, gateway, web, netip.AddrPortFrom(at, 8443))
+		stays, staysAt := talkTCP(t, gateway, web, netip.AddrPortFrom(at, 8444))
+		say(t, goes, goesAt, "before")
+		say(t, stays, staysAt, "before")
+		all := d.members[0].routes
+		for i, r := range all {
+			if r.Target == 8444 {
+				d.members[0].routes = all[i : i+1]
+			}
+		}
+		d.update()
+		_, err := goes.Write([]byte("after"))
+		must(t, err)
+		_, err = goesAt.Write([]byte("after"))
+		must(t, err)
+		say(t, stays, staysAt, "after")
+		say(t, staysAt, stays, "after")
+		for _, c := range []net.Conn{goes, goesAt} {
+			must(t, c.SetReadDeadline(soon()))
+		}
+		b := make([]byte, 16)
+		if n, err := goesAt.Read(b); err == nil {
+			t.Errorf("the backend has read %q", b[:n])
+		}
+		if n, err := goes.Read(b); err == nil {
+			t.Errorf("the gateway has read %q", b[:n])
+		}
+		d.members[0].routes = all
+		d.update()
 	}
 }

@@ -1,6 +1,7 @@
 package wireguard
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -566,4 +567,49 @@ func testLeftover(t *testing.T, ea, eb Engine) {
 		_, err := old.Stats()
 		return errors.Is(err, net.ErrClosed) || ea == Kernel
 	})
+}
+
+// TestPacketsLargerThanThePathAreSentInFragments: several of one size too, which
+// the kernel is otherwise given as one for it to cut.
+func TestPacketsLargerThanThePathAreSentInFragments(t *testing.T) {
+	a, b := newSites(t)
+	for _, s := range []*site{a, b} {
+		must(t, within(s.hostNS, func() error {
+			link, err := netlink.LinkByName("under")
+			if err != nil {
+				return err
+			}
+			return netlink.LinkSetMTU(link, 1280)
+		}))
+	}
+	for _, v6 := range []bool{false, true} {
+		to, network := b.addr4, "udp4"
+		if v6 {
+			to, network = b.addr6, "udp6"
+		}
+		var in net.PacketConn
+		must(t, within(b.hostNS, func() (err error) {
+			in, err = net.ListenPacket(network, netip.AddrPortFrom(to, 4711).String())
+			return err
+		}))
+		defer in.Close()
+		var out *udpPort
+		must(t, within(a.hostNS, func() (err error) {
+			out, err = openUDP(0)
+			return err
+		}))
+		defer out.close()
+		packets := [][]byte{bytes.Repeat([]byte{1}, 1360), bytes.Repeat([]byte{2}, 1360), bytes.Repeat([]byte{3}, 1000)}
+		for range 2 {
+			must(t, out.send(packets, &directEndpoint{to: netip.AddrPortFrom(to, 4711)}))
+			for _, want := range packets {
+				must(t, in.SetReadDeadline(time.Now().Add(20*time.Second)))
+				got := make([]byte, 2048)
+				n, _, err := in.ReadFrom(got)
+				if err != nil || !bytes.Equal(got[:n], want) {
+					t.Fatalf("%s: %d bytes of %d, %v, want %d of %d", network, n, got[0], err, len(want), want[0])
+				}
+			}
+		}
+	}
 }

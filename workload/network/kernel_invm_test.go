@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/linux/ext4"
 	"github.com/zero-os/zos/linux/mount"
+	"github.com/zero-os/zos/network/wireguard"
 	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/workload"
 	"github.com/zero-os/zos/workload/container"
@@ -250,5 +252,38 @@ func TestInContainers(t *testing.T) {
 	}
 	if left, err := m.kind.List(); err != nil || len(left) > 0 {
 		t.Errorf("left %v, %v", left, err)
+	}
+}
+
+// TestTheKernelsWayInOutlivesTheDaemon: what encrypts for devices is the kernel's,
+// and people notice nothing of a restart.
+func TestTheKernelsWayInOutlivesTheDaemon(t *testing.T) {
+	d := entered(t)
+	l, m, web := d.laptop("laptop", "www", "b"), d.w.nodes["b"], d.place("web")
+	ctx, cancel := context.WithTimeout(context.Background(), patient)
+	defer cancel()
+	at := netip.AddrPortFrom(web.v6, 1)
+	l.asks(t, web, at, "before")
+	e := m.kind.entryOf(d.router("b"))
+	if e.Engine() != wireguard.Kernel {
+		t.Fatalf("the engine is %s", e.Engine())
+	}
+	before, err := e.Stats()
+	must(t, err)
+	must(t, m.kind.Close())
+	l.asks(t, web, at, "meanwhile")
+	m.open(t, d.w)
+	l.asks(t, web, at, "not looked after yet")
+	must(t, m.kind.Ensure(ctx, d.desired(d.plan(), d.router("b").Name)))
+	l.asks(t, web, at, "after")
+	after, err := m.kind.entryOf(d.router("b")).Stats()
+	must(t, err)
+	if len(after) != len(before) || len(after) != 2 {
+		t.Fatalf("%d devices before, %d after, want 2", len(before), len(after))
+	}
+	for i := range after {
+		if before[i].PublicKey != after[i].PublicKey || !before[i].LastHandshake.Equal(after[i].LastHandshake) || after[i].RxBytes < before[i].RxBytes {
+			t.Errorf("before %+v\nafter  %+v", before[i], after[i])
+		}
 	}
 }

@@ -27,7 +27,7 @@ func TestInTheNodesKernel(t *testing.T) {
 	}
 	run := os.Getenv("ZOS_INVM_RUN")
 	if run == "" {
-		run = "InContainers|NoForged|Fragments|Bandwidth"
+		run = "InContainers|NoForged|Fragments|Bandwidth|ADevice|Revoked|WayIn"
 	}
 	console := vmtest.RunInVM(t, ".", vmtest.Options{
 		Run: run,

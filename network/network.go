@@ -30,6 +30,9 @@ type Topology struct {
 	Self  canon.Hash // slot of the node that asks
 	Nodes []Node     // sorted by slot, Self included
 	Exit  canon.Hash // slot through which egress "exit" leaves; zero: none, or none that Self knows
+	// Ranges are the whole network's IPv4 and IPv6, also of nodes that Self does not
+	// know.
+	Ranges []netip.Prefix
 }
 
 // Node is one node of a Topology.
@@ -53,6 +56,13 @@ func TopologyOf(contract canon.Hash, p *plan.Plan, name string, self canon.Hash)
 		t := Topology{ID: ID(contract, name), Name: name, Self: self, Nodes: []Node{}}
 		if !slices.ContainsFunc(n.Nodes, func(node plan.NetworkNode) bool { return node.Slot == self }) {
 			return Topology{}, problem.New("network-unknown", "slot %s is not part of network %s of deployment %s", self.Short(), name, p.Name)
+		}
+		for _, text := range []string{n.IPv4, n.IPv6} {
+			prefix, err := netip.ParsePrefix(text)
+			if err != nil {
+				return Topology{}, problem.New("plan-invalid", "network %s: %w", name, err)
+			}
+			t.Ranges = append(t.Ranges, prefix)
 		}
 		edges, err := EdgesOf(p, name)
 		if err != nil {

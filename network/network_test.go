@@ -30,7 +30,7 @@ func TestTopologyIsWhatThePlanSays(t *testing.T) {
 		}
 		return out
 	}
-	want := Topology{ID: ID(contract, "back"), Name: "back", Self: canon.Hash{2}, Exit: canon.Hash{2}, Nodes: []Node{
+	want := Topology{ID: ID(contract, "back"), Name: "back", Self: canon.Hash{2}, Exit: canon.Hash{2}, Ranges: prefixes("10.20.0.0/16", "fd00:20::/48"), Nodes: []Node{
 		{Slot: canon.Hash{1}, Prefixes: prefixes("10.20.0.0/24", "fd00:20::/64")}, {Slot: canon.Hash{2}, Prefixes: prefixes("10.20.1.0/24", "fd00:20:0:1::/64")}}}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("got %v\nwant %v", got, want)

@@ -142,12 +142,18 @@ func (t *tenant) allowed(slot canon.Hash) []netip.Prefix {
 	return out
 }
 
-// outside is all of a family but the smallest range that holds every node of the
-// network. Were all of it behind the exit, then the exit would stand in for each
-// node whose peer is not in the device yet, or not any more: packets to that node
-// would be encrypted to the exit, and what the exit says in its name be believed.
+// outside is all of a family but the network's range, or, if the topology does not
+// tell that, the smallest that holds every node that it has. Were all of it behind
+// the exit, then the exit would stand in for each node whose peer is not in the
+// device yet, or not any more: packets to that node would be encrypted to the exit,
+// and what the exit says in its name be believed.
 func (t *tenant) outside(family netip.Prefix) []netip.Prefix {
 	var inside netip.Prefix
+	for _, p := range t.topo.Ranges {
+		if p.Addr().Is4() == family.Addr().Is4() {
+			inside = p.Masked()
+		}
+	}
 	for _, n := range t.topo.Nodes {
 		for _, p := range n.Prefixes {
 			switch {

@@ -37,7 +37,7 @@ func open(t *testing.T, cfg Config) *Identity {
 }
 
 func same(a, b *Identity) bool {
-	return a.Signer.Public().Equal(b.Signer.Public()) && bytes.Equal(a.Sealing.Public(), b.Sealing.Public())
+	return a.Signer.Public().Equal(b.Signer.Public()) && bytes.Equal(a.Sealing.Public(), b.Sealing.Public()) && a.Entry == b.Entry
 }
 
 // reboot is the same machine with another boot: what was in memory is gone.

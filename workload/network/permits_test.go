@@ -23,7 +23,13 @@ func TestWhatIsPermitted(t *testing.T) {
 				{Protocol: plan.ProtocolICMP, All: true},
 			}},
 		},
-		Remotes: []Remote{{IPv4: a("10.20.2.2"), IPv6: a("fd00:1:0:2::2")}},
+		Remotes: []Remote{{IPv4: a("10.20.2.2"), IPv6: a("fd00:1:0:2::2")}, {IPv4: a("10.20.2.19"), IPv6: a("fd00:1:0:2::19"), Device: true}},
+		Gates: []Gate{{IPv4: a("10.20.5.2"), IPv6: a("fd00:1:0:5::2"), Targets: []Target{
+			{IPv4: a("10.20.1.2"), IPv6: a("fd00:1:0:1::2"), Protocol: plan.ProtocolTCP, Port: 8443},
+			{IPv4: a("10.20.1.3"), IPv6: a("fd00:1:0:1::3"), Protocol: plan.ProtocolUDP, Port: 53},
+			{IPv4: a("10.20.1.1"), IPv6: a("fd00:1:0:1::1"), Protocol: plan.ProtocolUDP, Port: plan.EntryPort},
+		}}},
+		Devices: []Device{{IPv4: a("10.20.1.19"), IPv6: a("fd00:1:0:1::19")}},
 	}
 	const tcp, udp = unix.IPPROTO_TCP, unix.IPPROTO_UDP
 	for _, c := range []struct {
@@ -55,6 +61,39 @@ func TestWhatIsPermitted(t *testing.T) {
 		{"10.20.1.3", "10.20.1.1", udp, 53, true}, // the resolver
 		{"10.20.1.1", "10.20.2.1", udp, 53, true}, // a resolver asks the exit's
 		{"10.20.1.3", "203.0.113.1", tcp, 443, true},
+
+		// A gateway: what its routes name, whatever the rules say.
+		{"10.20.5.2", "10.20.1.2", tcp, 8443, true},
+		{"fd00:1:0:5::2", "fd00:1:0:1::2", tcp, 8443, true},
+		{"10.20.5.2", "10.20.1.2", udp, 8443, false},
+		{"10.20.5.2", "10.20.1.2", tcp, 8444, false},
+		{"10.20.5.2", "10.20.1.2", unix.IPPROTO_ICMP, 0, false},
+		{"10.20.5.2", "10.20.1.3", udp, 53, true}, // shut for others
+		{"10.20.5.2", "10.20.1.4", tcp, 80, false},
+		{"10.20.5.2", "10.20.1.1", udp, plan.EntryPort, true},
+		{"10.20.5.2", "10.20.1.1", udp, 53, false},
+		{"10.20.5.2", "10.20.1.19", udp, 53, false},
+		{"10.20.5.2", "10.20.2.2", tcp, 80, false},
+		{"10.20.1.2", "10.20.5.2", tcp, 8443, false}, // nobody begins one to it
+		{"10.20.2.2", "10.20.1.1", udp, plan.EntryPort, false},
+		{"10.20.5.1", "10.20.1.1", udp, 53, false}, // the router of its node
+
+		// Devices: members, to whom nobody begins a connection.
+		{"10.20.1.19", "10.20.1.2", tcp, 1, true},
+		{"10.20.1.19", "10.20.1.3", tcp, 1, false},
+		{"10.20.1.19", "10.20.1.4", tcp, 80, true},
+		{"10.20.1.19", "10.20.2.2", tcp, 1, true},
+		{"10.20.1.19", "10.20.1.1", udp, 53, true},
+		{"10.20.1.19", "10.20.2.19", tcp, 1, false},
+		{"10.20.1.19", "10.20.5.2", tcp, 1, false},
+		{"10.20.2.19", "10.20.1.2", tcp, 1, true},
+		{"10.20.2.19", "10.20.1.1", udp, 53, false},
+		{"10.20.2.19", "10.20.1.19", udp, 53, false},
+		{"10.20.1.2", "10.20.1.19", tcp, 1, false},
+		{"10.20.1.2", "10.20.2.19", tcp, 1, false},
+		{"10.20.1.10", "10.20.1.1", udp, 53, false}, // one that was revoked
+		{"10.20.1.10", "10.20.2.2", tcp, 1, false},
+		{"10.20.1.1", "10.20.5.2", udp, 4000, true}, // the entry's WireGuard, on its own
 	} {
 		if got := v.permits(a(c.src), a(c.dst), c.proto, c.port); got != c.want {
 			t.Errorf("%+v: %t", c, got)

@@ -26,10 +26,10 @@ func fields(typ reflect.Type) []string {
 	return names
 }
 
-// TestSchemaNamesTheFieldsOfEveryStatement keeps statements.cddl and the structs
-// the same: every struct has its rule, with exactly its fields in its order.
-func TestSchemaNamesTheFieldsOfEveryStatement(t *testing.T) {
-	text, err := os.ReadFile("../docs/reference/statements.cddl")
+// rulesOf returns the field names of every map that a schema has, by rule.
+func rulesOf(t *testing.T, file string) map[string][]string {
+	t.Helper()
+	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,6 +42,28 @@ func TestSchemaNamesTheFieldsOfEveryStatement(t *testing.T) {
 			rules[m[1]] = append(rules[m[1]], name)
 		}
 	}
+	return rules
+}
+
+// TestSchemaNamesTheFieldsOfPublicRecords keeps what ledger.cddl says of names and
+// public addresses and the structs the same.
+func TestSchemaNamesTheFieldsOfPublicRecords(t *testing.T) {
+	rules := rulesOf(t, "../docs/reference/ledger.cddl")
+	for name, v := range map[string]any{
+		"pool-record": PoolRecord{}, "segment-record": SegmentRecord{}, "segment-range": SegmentRange{}, "zone-record": ZoneRecord{},
+		"host-name-record": HostNameRecord{}, "host-names-record": HostNamesRecord{}, "lookalike-record": LookalikeRecord{},
+		"lease-record": LeaseRecord{}, "holder-record": HolderRecord{},
+	} {
+		if want := fields(reflect.TypeOf(v)); !slices.Equal(rules[name], want) {
+			t.Errorf("rule %s has %v, the struct %v", name, rules[name], want)
+		}
+	}
+}
+
+// TestSchemaNamesTheFieldsOfEveryStatement keeps statements.cddl and the structs
+// the same: every struct has its rule, with exactly its fields in its order.
+func TestSchemaNamesTheFieldsOfEveryStatement(t *testing.T) {
+	rules := rulesOf(t, "../docs/reference/statements.cddl")
 	for name, v := range map[string]any{
 		"header": Header{}, "genesis": Genesis{}, "validator": Validator{}, "account": Account{}, "group": Group{}, "member": Member{},
 		"farm": Farm{}, "slot": Slot{}, "capacity": Capacity{}, "delegation": Delegation{}, "consent": Consent{}, "node": Node{},

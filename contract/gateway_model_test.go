@@ -112,7 +112,7 @@ func (m *publicModel) step(rt *rapid.T, w *world, open *[]Approval) Signed {
 		}
 		return w.sign(p, KindPool, "farm")
 	case k < 17:
-		w.now += uint64(rapid.SampledFrom([]int{1, 20, 30, 80}).Draw(rt, "pass"))*day
+		w.now += uint64(rapid.SampledFrom([]int{1, 20, 30, 80}).Draw(rt, "pass")) * day
 		fallthrough
 	case k < 19 && len(*open) > 0:
 		if len(*open) > 0 {

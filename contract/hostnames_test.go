@@ -1,6 +1,7 @@
 package contract
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"testing"
@@ -37,15 +38,6 @@ func (w *world) named(action, label string, until uint64, to canon.Hash) Approva
 }
 
 var none canon.Hash
-
-func (w *world) holder(label string) canon.Hash {
-	w.t.Helper()
-	rec, _, err := Load[HostNameRecord](w.st, KeyHostName(label))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return rec.Group
-}
 
 func TestANameIsReservedRenewedTransferredAndReleasedByAQuorum(t *testing.T) {
 	w := publicWorld(t)
@@ -421,6 +413,23 @@ func TestANameApprovalIsShownAsWhatItIs(t *testing.T) {
 	}
 	shown := strings.Join(lines, "\n")
 	for _, want := range []string{`action         "reserve"`, `class          "name"`, `  label          "shop"`, "  until          1900000000 (2030-03-17T17:46:40Z)", "  to             none"} {
+		if !strings.Contains(shown, want) {
+			t.Errorf("not shown: %s\n%s", want, shown)
+		}
+	}
+}
+
+func TestAPoolIsShownAsWhatItIs(t *testing.T) {
+	w := newWorld(t)
+	p := somePool(w, 0, 7)
+	p.ACME, p.Roots = "https://acme.example/dir", [][]byte{bytes.Repeat([]byte{0x30}, 100)}
+	lines, err := Describe(w.sign(p, KindPool, "farm").Statement)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := strings.Join(lines, "\n")
+	for _, want := range []string{`kind           "zos-pool-v1"`, `mac            "52:54:00:aa:00:01"`, "ranges-1", `  prefix         "198.51.100.0/24"`, `  first          "198.51.100.10"`,
+		`shared-2       "198.51.100.11"`, "first          20000", "last           20100", `acme           "https://acme.example/dir"`, "roots-1        100 bytes, SHA-256 ", "sequence       7"} {
 		if !strings.Contains(shown, want) {
 			t.Errorf("not shown: %s\n%s", want, shown)
 		}

@@ -11,7 +11,9 @@ import "time"
 // decided proposal leaves a record without its bytes; a contract
 // keeps its first approval and the newest within MaxHistory; a slot lists at
 // most MaxRuns contracts; a workload has one receipt; a farm has one delegation
-// per agent key and one consent per group. How many accounts, groups and farms
+// per agent key and one consent per group; a slot has one pool of at most
+// MaxRanges ranges; MaxHostNames names count for a group, whoever has them now; a
+// contract holds at most MaxLeases addresses, ports and hosts. How many accounts, groups and farms
 // there are is not bounded by these rules: the ledger's operators bound the rate.
 const (
 	MaxStatement     = 256 << 10 // bytes of an Approval

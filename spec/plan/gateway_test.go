@@ -172,3 +172,43 @@ func FuzzDecodeName(f *testing.F) {
 		}
 	})
 }
+
+// FuzzDecodeGateway: what is read is what would be written, and nothing panics.
+func FuzzDecodeGateway(f *testing.F) {
+	at := Attachment{Network: "front", IPv4: "10.1.0.3", IPv6: "fd00:1::3", Egress: EgressNone}
+	routes := []Route{toHost("a.example"), toPort(ModeTCP, 5000), {Mode: ModeUDP, Port: 5001, Network: "front", Entry: slotID("slot"), Target: EntryPort, Check: CheckNone}}
+	SortRoutes(routes)
+	b, err := Gateway{V: Version, Addresses: []string{"198.51.100.1", "2001:db8::1"}, Networks: []Attachment{at}, Routes: routes}.Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		g, err := DecodeGateway(b)
+		if err != nil {
+			return
+		}
+		if again, err := g.Encode(); err != nil || !bytes.Equal(again, b) {
+			t.Errorf("%x encodes to %x: %v", b, again, err)
+		}
+	})
+}
+
+// FuzzDecodeDevice is FuzzDecodeGateway for devices.
+func FuzzDecodeDevice(f *testing.F) {
+	key := slotID("key")
+	b, err := Device{V: Version, Key: key[:], Account: slotID("red"), Network: Attachment{Network: "front", IPv4: "10.1.0.3", IPv6: "fd00:1::3", Egress: EgressNone}}.Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		d, err := DecodeDevice(b)
+		if err != nil {
+			return
+		}
+		if again, err := d.Encode(); err != nil || !bytes.Equal(again, b) {
+			t.Errorf("%x encodes to %x: %v", b, again, err)
+		}
+	})
+}

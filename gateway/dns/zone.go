@@ -8,7 +8,7 @@ type Zone struct {
 	Serial uint32 // grows with every change
 	// NS are the zone's name servers, by names under Domain or elsewhere. Those
 	// under Domain have their addresses here and need none in Names.
-	NS []Server
+	NS []NameServer
 	// Names are the labels right under Domain and their gateways' addresses; the
 	// key "" is the domain itself.
 	Names map[string][]netip.Addr
@@ -20,8 +20,8 @@ type Zone struct {
 	CAA []string
 }
 
-// Server is one name server of a zone.
-type Server struct {
+// NameServer is one name server of a zone.
+type NameServer struct {
 	Name  string // full name, lower case, without a dot at its end
 	Addrs []netip.Addr
 }

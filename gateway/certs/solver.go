@@ -1,0 +1,130 @@
+package certs
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/mholt/acmez/v3"
+	"github.com/mholt/acmez/v3/acme"
+)
+
+// solvers are the ways in which host can be proven: by a record for names right
+// under the grid's domain, whose name servers we are; otherwise at the gateways
+// that its name leads to, any of which may be asked.
+func (i issuer) solvers(host string) map[string]acmez.Solver {
+	if label, ok := strings.CutSuffix(host, "."+i.m.o.Zone); ok && i.m.o.Zone != "" && i.m.o.Challenges != nil && !strings.Contains(label, ".") {
+		return map[string]acmez.Solver{acme.ChallengeTypeDNS01: recordSolver{i.m.o.Challenges}}
+	}
+	s := storeSolver{i.store}
+	return map[string]acmez.Solver{acme.ChallengeTypeHTTP01: s, acme.ChallengeTypeTLSALPN01: s}
+}
+
+// recordSolver presents DNS-01.
+type recordSolver struct{ c Challenges }
+
+func (s recordSolver) Present(ctx context.Context, c acme.Challenge) error {
+	return s.c.Present(ctx, c.DNS01TXTRecordName(), c.DNS01KeyAuthorization())
+}
+
+func (s recordSolver) CleanUp(ctx context.Context, c acme.Challenge) error {
+	return s.c.CleanUp(context.WithoutCancel(ctx), c.DNS01TXTRecordName(), c.DNS01KeyAuthorization())
+}
+
+// storeSolver presents HTTP-01 and TLS-ALPN-01 where every gateway finds them.
+type storeSolver struct{ store Store }
+
+// challenge is what a gateway needs to answer an authority.
+type challenge struct {
+	Token            string `json:"token"`
+	KeyAuthorization string `json:"key_authorization"`
+}
+
+func challengeKey(host, kind string) string { return "challenge/" + host + "/" + kind }
+
+func (s storeSolver) Present(ctx context.Context, c acme.Challenge) error {
+	b, err := json.Marshal(challenge{c.Token, c.KeyAuthorization})
+	if err != nil {
+		return err
+	}
+	return s.store.Put(ctx, challengeKey(c.Identifier.Value, c.Type), b)
+}
+
+func (s storeSolver) CleanUp(ctx context.Context, c acme.Challenge) error {
+	return s.store.Delete(context.WithoutCancel(ctx), challengeKey(c.Identifier.Value, c.Type))
+}
+
+// challenge finds what some gateway of the publication has presented for host.
+func (m *Manager) challenge(ctx context.Context, host, kind string) (challenge, bool) {
+	m.mu.Lock()
+	e := m.hosts[host]
+	m.mu.Unlock()
+	// Whoever asks makes us ask the Store, which is on another node: not too often.
+	if e == nil || !e.lookups.Allow() {
+		return challenge{}, false
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookupTime)
+	defer cancel()
+	b, err := e.store.Get(ctx, challengeKey(host, kind))
+	if err != nil {
+		return challenge{}, false
+	}
+	var c challenge
+	if err := json.Unmarshal(b, &c); err != nil || c.Token == "" || c.KeyAuthorization == "" {
+		return challenge{}, false
+	}
+	return c, true
+}
+
+// challengePath is where HTTP-01 is asked for (RFC 8555 §8.3).
+const challengePath = "/.well-known/acme-challenge/"
+
+// ServeChallenge answers an authority's HTTP-01 request on port 80 for a host that
+// is terminated here. It returns false, and has written nothing, for all else.
+func (m *Manager) ServeChallenge(w http.ResponseWriter, r *http.Request) bool {
+	token, ok := strings.CutPrefix(r.URL.Path, challengePath)
+	if !ok || r.Method != http.MethodGet || !validToken(token) {
+		return false
+	}
+	host := strings.ToLower(r.Host)
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	c, ok := m.challenge(r.Context(), host, acme.ChallengeTypeHTTP01)
+	if !ok || c.Token != token {
+		return false
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	_, _ = io.WriteString(w, c.KeyAuthorization)
+	return true
+}
+
+// validToken tells whether s is of the alphabet of base64url, and not endless.
+func validToken(s string) bool {
+	if s == "" || len(s) > 256 {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_') {
+			return false
+		}
+	}
+	return true
+}
+
+// alpnCertificate answers a TLS-ALPN-01 handshake, which offers that protocol
+// alone (RFC 8737 §3).
+func (m *Manager) alpnCertificate(hello *tls.ClientHelloInfo, host string) (*tls.Certificate, error) {
+	c, ok := m.challenge(hello.Context(), host, acme.ChallengeTypeTLSALPN01)
+	if !ok {
+		return nil, errNone
+	}
+	return acmez.TLSALPN01ChallengeCert(acme.Challenge{
+		Type: acme.ChallengeTypeTLSALPN01, Token: c.Token, KeyAuthorization: c.KeyAuthorization,
+		Identifier: acme.Identifier{Type: "dns", Value: host},
+	})
+}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/spec/plan"
 )
 
@@ -40,7 +41,7 @@ func (r Report) MayCertify(authority string) bool {
 // wrong is in the Report, in words for people; an error says that host is no name.
 func Check(ctx context.Context, resolver Resolver, host string, want []netip.Addr) (Report, error) {
 	if !plan.ValidHost(host) {
-		return Report{}, badProof("%.200q is no host name in lower case", host)
+		return Report{}, problem.New("name-invalid", "%.200q is no host name in lower case", host)
 	}
 	r := Report{Host: host, Want: slices.Clone(want)}
 	slices.SortFunc(r.Want, netip.Addr.Compare)

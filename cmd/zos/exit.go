@@ -28,6 +28,7 @@ const (
 var exits = map[string]int{
 	"internal": exitInternal, "state-damaged": exitInternal, "grid-failed": exitInternal, "machine-died": exitInternal, "machine-start": exitInternal,
 	"tool-missing": exitInternal, "image-missing": exitInternal, "kernel-missing": exitInternal, "module-missing": exitInternal,
+	"zone-data-invalid": exitInternal, "certificate-failed": exitInternal,
 	"gateway-config-invalid": exitInternal, "gateway-no-backend": exitUnreachable, "firewall-failed": exitInternal, "firewall-altered": exitInternal, "fault-server-down": exitInternal, "mount-failed": exitInternal,
 	"no-verity": exitInternal, "disk-full": exitInternal, "tpm-failed": exitInternal, "start-failed": exitInternal, "shim-lost": exitInternal,
 	"answer-too-large": exitInternal,
@@ -53,6 +54,9 @@ var exits = map[string]int{
 	"node-stopping": exitUnreachable, "node-unbound": exitUnreachable, "agent-unreachable": exitUnreachable, "agent-silent": exitUnreachable,
 	"key-not-in-agent": exitUnreachable, "stream-lost": exitUnreachable, "reply-gap": exitUnreachable, "lease-expired": exitUnreachable,
 	"not-yet": exitUnreachable,
+
+	"acme-rate-limited": exitUnreachable, "acme-unreachable": exitUnreachable, "certificates-unavailable": exitUnreachable, "domain-unreachable": exitUnreachable,
+	"acme-answer-invalid": exitUntrusted, "store-damaged": exitUntrusted, "store-old": exitUntrusted, "domain-proof-invalid": exitInvalid,
 
 	"workloads-apart": exitUnreachable, "publication-broken": exitUnreachable,
 	"peer-silent": exitUnreachable, "relay-unreachable": exitUnreachable, "key-epoch-unknown": exitUnreachable,

@@ -260,7 +260,7 @@ func TestCertificateIsServedToItsEndAndTroubleToldFromDayOne(t *testing.T) {
 	// our clock, and is refused for that.
 	if f := g.status(host, func(s certs.Status) bool {
 		w.clock.to(s.Next)
-		return s.Code == "certificate-invalid"
+		return s.Code == "acme-answer-invalid"
 	}); !strings.Contains(f.Error, "expired") {
 		t.Errorf("%+v", f)
 	}
@@ -307,7 +307,7 @@ func TestWrongAnswersOfAnAuthorityAreRefused(t *testing.T) {
 		"a page for a directory":          {"/dir", "", []byte("<html>hello"), 200},
 		"an endless directory":            {"/dir", "", []byte(`{"newNonce":"` + strings.Repeat("x", 4<<20)), 200},
 		"an empty directory":              {"/dir", "", []byte(`{}`), 200},
-		"a certificate for another key":   {"/certZ/", "certificate-invalid", foreign, 200},
+		"a certificate for another key":   {"/certZ/", "acme-answer-invalid", foreign, 200},
 		"no certificate":                  {"/certZ/", "", []byte("hello"), 200},
 		"a server error":                  {"/order-plz", "", []byte("oops"), 500},
 		"an order that says nothing":      {"/order-plz", "", []byte("{}"), 201},

@@ -75,7 +75,7 @@ func (i issuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certm
 		break
 	}
 	if len(chains) == 0 {
-		return nil, problem.New("certificate-invalid", "the authority sent no certificate for %s", host)
+		return nil, problem.New("acme-answer-invalid", "the authority sent no certificate for %s", host)
 	}
 	if _, err := checkChain(chains[0].ChainPEM, host, csr.PublicKey, i.m.o.Now()); err != nil {
 		return nil, err
@@ -86,7 +86,7 @@ func (i issuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certm
 // checkChain refuses a certificate that is not the one that was asked for.
 func checkChain(chain []byte, host string, public any, now time.Time) (*x509.Certificate, error) {
 	bad := func(why string) error {
-		return problem.New("certificate-invalid", "the authority's certificate for %s: %s", host, why).
+		return problem.New("acme-answer-invalid", "the authority's certificate for %s: %s", host, why).
 			WithFix("ask who runs the authority")
 	}
 	block, _ := pem.Decode(chain)

@@ -306,7 +306,7 @@ func TestZoneIsReplacedAsAWhole(t *testing.T) {
 		t.Errorf("%v", r)
 	}
 	z.Domain = "Not a domain"
-	if err := s.SetZone(z); problem.Code(err) != "zone-invalid" {
+	if err := s.SetZone(z); problem.Code(err) != "zone-data-invalid" {
 		t.Errorf("%v", err)
 	}
 	if r := ask(t, s, "new.grid.example.", dns.TypeA); len(r.Answer) != 1 {
@@ -339,7 +339,7 @@ func TestBadZonesAreRefused(t *testing.T) {
 	} {
 		z := testZone()
 		change(&z)
-		if err := New(Options{}).SetZone(z); problem.Code(err) != "zone-invalid" {
+		if err := New(Options{}).SetZone(z); problem.Code(err) != "zone-data-invalid" {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

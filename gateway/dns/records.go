@@ -36,7 +36,7 @@ type records struct {
 
 func compile(z Zone) (*records, error) {
 	bad := func(format string, args ...any) error {
-		return problem.New("zone-invalid", "zone of %.200q: "+format, append([]any{z.Domain}, args...)...)
+		return problem.New("zone-data-invalid", "zone of %.200q: "+format, append([]any{z.Domain}, args...)...)
 	}
 	if !validName(z.Domain) {
 		return nil, bad("that is no domain in lower case")
@@ -112,12 +112,12 @@ func (r *records) add(name string, rr dns.RR) {
 
 func (r *records) addAddrs(name string, addrs []netip.Addr, ttl uint32) error {
 	if len(addrs) > MaxAddrs {
-		return problem.New("zone-invalid", "%d addresses, at most %d are allowed", len(addrs), MaxAddrs)
+		return problem.New("zone-data-invalid", "%d addresses, at most %d are allowed", len(addrs), MaxAddrs)
 	}
 	for _, a := range addrs {
 		switch {
 		case !a.IsValid() || a.Is4In6() || a.Zone() != "":
-			return problem.New("zone-invalid", "address %s", a)
+			return problem.New("zone-data-invalid", "address %s", a)
 		case a.Is4():
 			r.add(name, &dns.A{Hdr: head(name, dns.TypeA, ttl), A: a.AsSlice()})
 		default:

@@ -53,7 +53,7 @@ func New(o Options) *Server {
 	return &Server{limit: newLimiter(o.Rate, o.Now), log: o.Log}
 }
 
-// SetZone replaces the zone for all queries from now on. Code: "zone-invalid";
+// SetZone replaces the zone for all queries from now on. Code: "zone-data-invalid";
 // the zone that stood before is then kept. One without a Domain refuses everything.
 func (s *Server) SetZone(z Zone) error {
 	if z.Domain == "" {

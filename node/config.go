@@ -14,10 +14,12 @@ import (
 const (
 	dataKeys      = boot.DataDir + "/keys"
 	dataWorkloads = boot.DataDir + "/workloads"
+	dataGateways  = boot.DataDir + "/gateways"
 	runKeys       = boot.RunDir + "/keys"
 	faultDir      = boot.RunDir + "/fault"
 	faultSocket   = boot.RunDir + "/fault.sock"
 	cgroupRoot    = "/sys/fs/cgroup/zos"
+	gatewayCgroup = "/sys/fs/cgroup/zos-gateway"
 )
 
 // situation is what the boot says about this node: all of its inputs.

@@ -27,6 +27,7 @@ import (
 	"github.com/zero-os/zos/supervise"
 	"github.com/zero-os/zos/workload"
 	"github.com/zero-os/zos/workload/container"
+	publish "github.com/zero-os/zos/workload/gateway"
 	tenant "github.com/zero-os/zos/workload/network"
 )
 
@@ -45,6 +46,8 @@ type Node struct {
 	kind     *container.Kind
 	routers  *tenant.Kind
 	networks *networks
+	gateways *publish.Kind
+	facing   *gatewayFacts
 	reconc   *reconciler
 	receipts *receipts
 	prover   *prover
@@ -133,8 +136,11 @@ func (n *Node) openKinds() (err error) {
 	if err != nil {
 		return err
 	}
+	if err := n.openGateways(); err != nil {
+		return err
+	}
 	n.receipts = newReceipts(n.at.grid.ID, n.at.Slot, n.keys.Signer, n.log)
-	n.reconc = newReconciler(map[string]workload.Kind{plan.KindContainer: n.kind, plan.KindNetwork: n.routers, plan.KindDevice: n.routers.Devices()}, n.receipts.report, n.log)
+	n.reconc = newReconciler(map[string]workload.Kind{plan.KindContainer: n.kind, plan.KindNetwork: n.routers, plan.KindGateway: n.gateways, plan.KindDevice: n.routers.Devices()}, n.receipts.report, n.log)
 	n.prover = &prover{grid: n.at.grid.ID, farm: n.at.grid.Archive.Farm, slot: n.at.signed, slotID: n.at.Slot, log: n.log}
 	if n.at.Disk.Kind == boot.DiskReal {
 		n.prover.dir = boot.DataDir
@@ -152,8 +158,11 @@ func (n *Node) close() error {
 	if n.conn != nil {
 		n.conn.Close()
 	}
+	if n.gateways != nil {
+		err = n.gateways.Close()
+	}
 	if n.routers != nil {
-		err = n.routers.Close()
+		err = errors.Join(err, n.routers.Close())
 	}
 	if n.store != nil {
 		err = errors.Join(err, n.store.Close())
@@ -176,6 +185,7 @@ func (n *Node) supervise(ctx context.Context) error {
 	tree := supervise.Start(ctx, func(ctx context.Context) error {
 		for name, part := range map[string]supervise.Runnable{
 			"reconciler": n.reconc.run,
+			"gateways":   n.serveGateways,
 			"membership": n.member,
 			"ledger":     n.follow,
 		} {
@@ -250,6 +260,9 @@ func (n *Node) follow(ctx context.Context) error {
 		return err
 	}
 	if err := supervise.Run(ctx, "receipts", func(ctx context.Context) error { return n.receipts.run(ctx, l) }); err != nil {
+		return err
+	}
+	if err := supervise.Run(ctx, "gateway names", func(ctx context.Context) error { return n.followGateways(ctx, l) }); err != nil {
 		return err
 	}
 	tick := time.NewTicker(proveEvery)

@@ -35,15 +35,17 @@ func (r reader) Get(_ context.Context, key string) ([]byte, bool, light.Head, er
 // grid is a grid of three people, a farm and a slot, as the rules made it.
 type grid struct {
 	*testing.T
-	book   book
-	id     canon.Hash
-	now    uint64
-	people []sign.Signer
-	farmer sign.Signer
-	group  canon.Hash
-	farm   contract.Signed
-	slot   contract.Signed
-	prover *prover
+	book    book
+	id      canon.Hash
+	now     uint64
+	people  []sign.Signer
+	farmer  sign.Signer
+	keeper  sign.Signer // of the release key
+	genesis contract.Genesis
+	group   canon.Hash
+	farm    contract.Signed
+	slot    contract.Signed
+	prover  *prover
 }
 
 func newGrid(t *testing.T) *grid {
@@ -54,6 +56,7 @@ func newGrid(t *testing.T) *grid {
 	_ = validator
 	genesis.Validators = []contract.Validator{{Name: "v", Key: make([]byte, 32), Power: 1}}
 	genesis.ReleaseKeys = [][]byte{release.Public()}
+	g.keeper, g.genesis = release, genesis
 	encoded, err := contract.EncodeGenesis(genesis)
 	if err != nil {
 		t.Fatal(err)

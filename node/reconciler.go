@@ -280,6 +280,19 @@ func (r *reconciler) of(id canon.Hash) []told {
 	return out
 }
 
+// wanted lists the desired workloads of one kind.
+func (r *reconciler) wanted(kind string) []workload.Desired {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []workload.Desired
+	for _, d := range r.desired {
+		if d.Plan.Kind == kind {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
 // running counts the workloads that run.
 func (r *reconciler) running() uint64 {
 	r.mu.Lock()

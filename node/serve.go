@@ -73,6 +73,7 @@ func (n *Node) answerUntil(ctx context.Context, epoch uint64) error {
 	b.HandleCall(bus.MethodNode, answer(n.nodeStatus))
 	b.HandleCall(bus.MethodResources, answer(func(context.Context, bus.Query) (protocol.Resources, error) { return resources() }))
 	b.HandleCall(bus.MethodNetwork, answer(n.networkStatus))
+	b.HandleCall(bus.MethodGateway, answer(n.gatewayStatus))
 	b.HandleCall(bus.MethodDevice, answer(n.deviceConfig))
 	b.HandleStream(bus.MethodLogs, func(ctx context.Context, q bus.Query, send func([]byte) error) error {
 		return protect(func() error { return n.logs(ctx, q, send) })
@@ -189,10 +190,16 @@ func (n *Node) logs(ctx context.Context, q bus.Query, send func([]byte) error) e
 	// The path is made of a proven contract's id and a name in its plan, never
 	// of what a request says.
 	id := workload.ID{Contract: q.Contract, Name: params.Workload}
-	if !slices.ContainsFunc(n.reconc.of(q.Contract), func(w told) bool { return w.ID == id }) {
+	all := n.reconc.of(q.Contract)
+	at := slices.IndexFunc(all, func(w told) bool { return w.ID == id })
+	if at < 0 {
 		return problem.New("workload-unknown", "contract %s has no workload %q on this node", q.Contract.Short(), params.Workload)
 	}
-	reader := logs.NewReader(n.kind.LogDir(id))
+	dir := n.kind.LogDir(id)
+	if all[at].Plan.Kind == plan.KindGateway {
+		dir = n.gateways.LogDir(id) // the access log
+	}
+	reader := logs.NewReader(dir)
 	next := params.After + 1
 	if params.Tail > 0 {
 		var err error

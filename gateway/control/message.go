@@ -286,7 +286,10 @@ func (b LogBatch) check() error {
 	return nil
 }
 
-func (r StoreRequest) check() error {
+func (r StoreRequest) check() error { return r.Check() }
+
+// Check tells whether key and value are within their bounds.
+func (r StoreRequest) Check() error {
 	if len(r.Key) > MaxKey || len(r.Value) > MaxValue || len(r.Op) > 16 {
 		return fmt.Errorf("a key of %d bytes and a value of %d", len(r.Key), len(r.Value))
 	}

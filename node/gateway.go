@@ -407,8 +407,12 @@ func (n *Node) openGateways() error {
 		n.facing.dir = boot.DataDir
 	}
 	n.facing.restore()
+	n.sharing = &gatewayPeers{of: n.gatewaySlots}
+	if n.shared, err = publish.NewShared(dataGateways, n.keys.Kept, n.at.Slot, n.sharing, n.log); err != nil {
+		return err
+	}
 	n.gateways, err = publish.New(publish.Config{
-		Data: dataGateways, Cgroup: gatewayCgroup, Networks: n.routers.Gateways(), Facts: n.facing, Resolve: resolve, Log: n.log,
+		Data: dataGateways, Store: n.shared, Cgroup: gatewayCgroup, Networks: n.routers.Gateways(), Facts: n.facing, Resolve: resolve, Log: n.log,
 	})
 	return err
 }

@@ -212,11 +212,17 @@ func (n *Node) talk(ctx context.Context, epoch uint64) error {
 	defer cancel()
 	peers, err := bus.NewPeers(bus.PeersConfig{
 		Conn: n.conn, Grid: n.at.grid.ID, Slot: n.at.Slot, Epoch: epoch, Signer: n.keys.Signer, Sealing: n.keys.Sealing,
-		Bound: bus.BoundBy(n.at.grid.ID, n.readLedger), Known: n.networks.knows, Logger: n.log,
+		Bound: bus.BoundBy(n.at.grid.ID, n.readLedger), Known: n.knows, Logger: n.log,
 	})
 	if err != nil {
 		return err
 	}
+	// Between gateways: at most once is enough, and what is asked again is the same.
+	peers.Handle(methodGatewayStore, func(_ context.Context, from canon.Hash, body []byte) ([]byte, error) {
+		return n.shared.Answer(from, body)
+	})
+	n.sharing.use(peers)
+	defer n.sharing.use(nil)
 	devices, err := wireguard.OpenHost(0, n.log)
 	if err != nil {
 		return fmt.Errorf("prepare encrypted devices: %w", err)

@@ -48,6 +48,8 @@ type Node struct {
 	networks *networks
 	gateways *publish.Kind
 	facing   *gatewayFacts
+	shared   *publish.Shared
+	sharing  *gatewayPeers
 	reconc   *reconciler
 	receipts *receipts
 	prover   *prover

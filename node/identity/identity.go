@@ -62,6 +62,9 @@ type Identity struct {
 	// Entry is the secret of which the keys are derived that people's devices know
 	// this node by. It lasts as long as the other keys.
 	Entry [32]byte
+	// Kept is the secret of which the keys are derived of what the node keeps on its
+	// disk for itself. It lasts as long as the other keys.
+	Kept [32]byte
 	// Fresh tells that the keys were made just now.
 	Fresh bool
 }
@@ -95,7 +98,11 @@ func Open(cfg Config) (*Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open node keys: %w", err)
 	}
-	return &Identity{Signer: sign.FromSeed(s.signing), Sealing: sealing, BootNonce: nonce, Entry: [32]byte(entry), Fresh: fresh}, nil
+	kept, err := hkdf.Key(sha256.New, s.signing[:], nil, "zos-node-kept-v1", 32)
+	if err != nil {
+		return nil, fmt.Errorf("open node keys: %w", err)
+	}
+	return &Identity{Signer: sign.FromSeed(s.signing), Sealing: sealing, BootNonce: nonce, Entry: [32]byte(entry), Kept: [32]byte(kept), Fresh: fresh}, nil
 }
 
 // store is where the seeds are.

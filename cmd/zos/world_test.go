@@ -19,6 +19,7 @@ import (
 	"github.com/zero-os/zos/client"
 	"github.com/zero-os/zos/farm"
 	"github.com/zero-os/zos/node/protocol"
+	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/seal"
 	"github.com/zero-os/zos/sign"
 )
@@ -133,6 +134,7 @@ func (w *world) join(slotID string) {
 			Name: "front", Keys: []protocol.NetworkKey{{Device: "wg0", Engine: protocol.EngineKernel, Epoch: 7, PublicKey: make([]byte, 32)}},
 			Firewall: protocol.Check{OK: true}, Resolver: protocol.Check{OK: true}}}})
 	})
+	w.publish(ctx, n, slot, known)
 	n.HandleCall(bus.MethodNode, func(context.Context, bus.Query) ([]byte, error) {
 		return canon.Marshal(protocol.NodeStatus{Slot: slot, Epoch: epoch, Release: 1, Store: "disk", Uptime: 61})
 	})
@@ -143,6 +145,59 @@ func (w *world) join(slotID string) {
 		if err := <-ended; err != nil && ctx.Err() == nil {
 			w.t.Errorf("the node ended: %v", err)
 		}
+	})
+}
+
+// publish answers as a node that is a gateway and an entry of devices. What it says
+// of gateways is what the plan says, all of it well; its keys are made up.
+func (w *world) publish(ctx context.Context, n *bus.Node, slot canon.Hash, known *client.Context) {
+	config, err := client.OpenConfig()
+	w.must(err)
+	c, err := client.Open(ctx, config, known, nil)
+	w.must(err)
+	w.t.Cleanup(func() { _ = c.Close() })
+	n.HandleCall(bus.MethodGateway, func(ctx context.Context, q bus.Query) ([]byte, error) {
+		k, err := c.Contract(ctx, q.Contract)
+		if err != nil {
+			return nil, err
+		}
+		status := protocol.GatewayStatus{Slot: slot}
+		for _, p := range client.GatewaysOf(k) {
+			g := protocol.Gateway{Name: p.Workload.Name, Version: k.Version, Addresses: p.Gateway.Addresses, Process: protocol.Check{OK: true}, Public: protocol.Check{OK: true}}
+			for _, r := range p.Gateway.Routes {
+				live := protocol.GatewayRoute{Name: r.String(), Mode: r.Mode, Port: uint64(r.Port), Network: r.Network, Target: uint64(r.Target), Entry: r.Entry, Serving: true}
+				for _, b := range r.Backends {
+					live.Backends = append(live.Backends, protocol.GatewayBackend{Name: b, State: protocol.BackendHealthy, Since: &protocol.Age{}})
+				}
+				g.Routes = append(g.Routes, live)
+			}
+			status.Gateways = append(status.Gateways, g)
+		}
+		return canon.Marshal(status)
+	})
+	n.HandleCall(bus.MethodDevice, func(ctx context.Context, q bus.Query) ([]byte, error) {
+		var params protocol.DeviceParams
+		if err := canon.Unmarshal(q.Params, &params); err != nil {
+			return nil, err
+		}
+		k, err := c.Contract(ctx, q.Contract)
+		if err != nil {
+			return nil, err
+		}
+		d, ok := client.Devices(&k.Plan)[params.Workload]
+		if !ok {
+			return nil, problem.New("device-unknown", "no device %s", params.Workload)
+		}
+		net, err := client.FindNetwork(&k.Plan, d.Network.Network)
+		if err != nil {
+			return nil, err
+		}
+		answer := protocol.DeviceConfig{Network: net.Name, EntryKey: bytes.Repeat([]byte{7}, 32), Preshared: bytes.Repeat([]byte{8}, 32), Device: d.Key,
+			Addresses: []string{d.Network.IPv4, d.Network.IPv6}, Ranges: []string{net.IPv4, net.IPv6}, DNS: []string{d.Network.IPv4, d.Network.IPv6}, MTU: 1280}
+		for _, e := range client.EndpointsOf(&k.Plan, net.Name, slot) {
+			answer.Endpoints = append(answer.Endpoints, e.String())
+		}
+		return canon.Marshal(answer)
 	})
 }
 

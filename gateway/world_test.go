@@ -21,19 +21,9 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 
 	"github.com/zero-os/zos/spec/plan"
 )
-
-// TestMain asks for as many open files as the tests of many connections take.
-func TestMain(m *testing.M) {
-	want := unix.Rlimit{Cur: 120_000, Max: 120_000}
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &want); err != nil {
-		fmt.Fprintln(os.Stderr, "tests of many connections need 120,000 open files:", err)
-	}
-	os.Exit(m.Run())
-}
 
 // deadline is for what should happen at once, on a machine that is busy.
 const deadline = 30 * time.Second

@@ -2,6 +2,7 @@ package health
 
 import (
 	"context"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
@@ -104,7 +105,7 @@ func (c *Checker) Watch(k Key, lonely bool) *State {
 	c.load += s.wish()
 	if k.Check != plan.CheckNone && !c.closed && (s.users == 1 || !lonely && s.keen == 1) {
 		s.stop()
-		s.timer = time.AfterFunc(0, s.check)
+		s.timer = time.AfterFunc(s.soon(), s.check)
 	}
 	return s
 }
@@ -170,6 +171,16 @@ func (s *State) pause() time.Duration {
 		d = time.Duration(float64(d) * over)
 	}
 	return d
+}
+
+// soon is when a state is checked first: at once, or spread over a pause where
+// many come together or nobody waits for it. Under Checker.mu.
+func (s *State) soon() time.Duration {
+	d := s.pause()
+	if s.keen > 0 {
+		d -= s.c.o.Interval
+	}
+	return time.Duration(rand.Float64() * float64(d))
 }
 
 func (s *State) stop() {

@@ -15,7 +15,7 @@ COMMANDS := zos zosd zos-init zos-fault zos-shim zos-gateway
 PACKAGES := gcc libc6-dev pkg-config libseccomp-dev qemu-system-x86 ipxe-qemu ovmf swtpm \
             openssh-client debootstrap zstd xz-utils jq e2fsprogs btrfs-progs erofs-utils cpio nftables iproute2 procps wireguard-tools
 
-.PHONY: deps build bin runc image up test unit lint bench bench-net repro fuzz soak clean
+.PHONY: deps build bin runc image up test unit lint bench bench-net bench-gateway repro fuzz soak clean
 
 # deps installs what is missing. It needs root only when something is.
 deps:
@@ -98,6 +98,11 @@ bench: deps build
 # bench-net prints the measures of networks. It needs root, and a quiet machine.
 bench-net: deps
 	$(GO) run ./bench/net $(BENCHFLAGS)
+
+# bench-gateway prints the measures of the gateway, beside HAProxy. It needs root,
+# since it listens at port 443 of loopback addresses, and a quiet machine.
+bench-gateway: deps
+	$(GO) run ./bench/gateway $(BENCHFLAGS)
 
 # soak cuts the power of three nodes at random; SEED and FOR choose the run.
 SEED ?= 1

@@ -3,12 +3,14 @@ package gateway
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // Bounds of an AccessLog.
 const (
 	logRecords  = 16384 // in all
-	logPerRoute = 2048  // of one route, so that a busy one doesn't take the room of the others
+	logLinger   = 50 * time.Millisecond
+	logPerRoute = 2048 // of one route, so that a busy one doesn't take the room of the others
 )
 
 // AccessLog takes records from a Server without ever blocking it, and gives them
@@ -58,8 +60,8 @@ func (l *AccessLog) Add(r Record) {
 	}
 }
 
-// Take waits for records and returns the oldest, at most limit (1 or more) of them. It fails
-// when ctx ends.
+// Take waits for records and returns the oldest, at most limit (1 or more) of
+// them, within 50 ms of the first. It fails when ctx ends and there are none.
 func (l *AccessLog) Take(ctx context.Context, limit int) ([]Record, error) {
 	for {
 		l.mu.Lock()
@@ -77,6 +79,12 @@ func (l *AccessLog) Take(ctx context.Context, limit int) ([]Record, error) {
 		case <-some:
 		case <-ctx.Done():
 			return nil, ctx.Err()
+		}
+		// The first of many: woken for each, the reader would take a part of the
+		// time of connections.
+		select {
+		case <-time.After(logLinger):
+		case <-ctx.Done():
 		}
 	}
 }

@@ -27,7 +27,7 @@ type conn struct {
 }
 
 // forward serves a counted connection of a client: it connects to a backend and
-// starts moving bytes. It returns when that goes on by itself; the connection is
+// moves bytes. It returns when those of the client have ended; the connection is
 // left by the last direction to end.
 func (s *Server) forward(t *Target, client *net.TCPConn, from netip.AddrPort, entered netip.Addr, tls bool) {
 	x := &conn{t: t, client: client, from: from, began: time.Now(), entered: entered}
@@ -57,11 +57,8 @@ func (s *Server) forward(t *Target, client *net.TCPConn, from netip.AddrPort, en
 		x.end(OutcomeReset)
 	}
 	s.work.Add(1)
-	// Two goroutines that begin anew have the smallest stacks. This one, which has
-	// grown one for what came before, ends.
-	go func() { defer s.work.Done(); x.direct(client, backend, &x.in, &x.inBlock) }()
-	s.work.Add(1)
 	go func() { defer s.work.Done(); x.direct(backend, client, &x.out, &x.outBlock) }()
+	x.direct(client, backend, &x.in, &x.inBlock)
 }
 
 // direct moves one direction, and leaves when it is the last.

@@ -121,8 +121,9 @@ func (s *Server) apply() {
 	s.listen(t)
 	for id, target := range old {
 		if targets[id] != target {
-			s.leaving[target] = struct{}{}
-			target.remove(func() { s.gone(target) })
+			if target.remove(func() { s.gone(target) }) {
+				s.leaving[target] = struct{}{}
+			}
 		}
 	}
 	s.forget()

@@ -229,12 +229,13 @@ func (t *Target) retire(u *upstream) {
 	})
 }
 
-// remove drains the route.
-func (t *Target) remove(over func()) {
+// remove drains the route, and calls over later unless it comes back. It returns
+// false if there is nothing to drain.
+func (t *Target) remove(over func()) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.drain != nil {
-		return
+		return false
 	}
 	none := []*upstream{}
 	t.ups.Store(&none)
@@ -242,6 +243,11 @@ func (t *Target) remove(over func()) {
 		t.retire(u)
 	}
 	close(t.done)
+	if t.now.Load() == 0 && len(t.all) == 0 {
+		// A connection that is just being made finds no backend any more.
+		t.over = true
+		return false
+	}
 	d := &drain{}
 	t.drain = d
 	d.timer = time.AfterFunc(t.s.o.Drain, func() {
@@ -260,6 +266,7 @@ func (t *Target) remove(over func()) {
 			over()
 		}
 	})
+	return true
 }
 
 // cutAll ends everything, and stops what waits to.

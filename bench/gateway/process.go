@@ -19,6 +19,7 @@ const (
 	haproxyAddr = "127.77.0.2"
 	backendAddr = "127.77.0.3"
 	secondAddr  = "127.77.0.4"
+	manyAddr    = "127.77.0.5" // ours, with many routes
 
 	portTLS    = 9443 // a TLS server that answers a byte with one
 	portSource = 9444 // sends without end, after the first byte

@@ -17,7 +17,6 @@ import (
 	_ "net/http/pprof" // of the measured gateway, with GATEWAY_PPROF
 	"net/netip"
 	"os"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -79,21 +78,22 @@ func (d *dialer) Dial(ctx context.Context, _, proto string, to netip.AddrPort) (
 }
 
 // configuration publishes host names with the given backends.
-func configuration(hosts int, port int, backends ...string) gateway.Config {
+func configuration(at string, hosts int, port int, backends ...string) gateway.Config {
 	var c gateway.Config
 	var to []gateway.Backend
 	for i, b := range backends {
 		to = append(to, gateway.Backend{Name: fmt.Sprint("web", i), Addr: netip.AddrPortFrom(netip.MustParseAddr(b), uint16(port))})
 	}
 	for i := range hosts {
-		c.Routes = append(c.Routes, gateway.Route{ID: "c/www/" + hostName(i), Workload: "www", Addresses: []netip.Addr{netip.MustParseAddr(oursAddr)},
+		c.Routes = append(c.Routes, gateway.Route{ID: "c/www/" + hostName(i), Workload: "www", Addresses: []netip.Addr{netip.MustParseAddr(at)},
 			Host: hostName(i), Mode: plan.ModePassthrough, Port: 443, Network: "front", Backends: slices.Clone(to), Check: plan.CheckTCP})
 	}
 	return c
 }
 
-// playGateway serves: PORT HOSTS BACKEND…
+// playGateway serves: ADDRESS PORT HOSTS BACKEND…
 func playGateway(args []string) error {
+	at, args := args[0], args[1:]
 	port, err := strconv.Atoi(args[0])
 	if err != nil {
 		return err
@@ -110,15 +110,15 @@ func playGateway(args []string) error {
 			}
 		}
 	}()
-	if at := os.Getenv("GATEWAY_PPROF"); at != "" {
-		go func() { fmt.Fprintln(os.Stderr, http.ListenAndServe(at, nil)) }()
+	if debug := os.Getenv("GATEWAY_PPROF"); debug != "" {
+		go func() { fmt.Fprintln(os.Stderr, http.ListenAndServe(debug, nil)) }()
 	}
 	s := gateway.New(gateway.Options{Dialer: &dialer{net.Dialer{KeepAlive: -1}}, Access: log, Conns: 9_990, Pending: 9_990, PerRoute: 9_990, PerContract: 9_990, PerClient: 9_990})
-	if err := s.Apply(configuration(hosts, port, args[2:]...)); err != nil {
+	if err := s.Apply(configuration(at, hosts, port, args[2:]...)); err != nil {
 		return err
 	}
 	go func() { _ = s.Run(context.Background()) }()
-	if err := awaitPort(oursAddr + ":443"); err != nil {
+	if err := awaitPort(at + ":443"); err != nil {
 		return err
 	}
 	fmt.Println("ready")
@@ -130,15 +130,12 @@ func playGateway(args []string) error {
 			if err != nil {
 				return err
 			}
-			c := configuration(n, port, args[2:]...)
+			c := configuration(at, n, port, args[2:]...)
 			began := time.Now()
 			if err := s.Apply(c); err != nil {
 				return err
 			}
 			fmt.Println(time.Since(began).Nanoseconds())
-		case "settle": // what start-up took is given back, as it would be in a while
-			debug.FreeOSMemory()
-			fmt.Println("settled")
 		}
 	}
 	return nil

@@ -16,6 +16,9 @@ import (
 	"time"
 )
 
+// failedKey has the names of backends that failed this request.
+type failedKey struct{}
+
 var errNoBackend = errors.New("no backend could be reached")
 
 // dialError is a failure before anything was sent.
@@ -34,6 +37,7 @@ func (s *Server) RoundTrip(r *http.Request) (*http.Response, error) {
 		r.Body = kept{r.Body}
 	}
 	last := errNoBackend
+	var tried []string
 	for len(candidates) > 0 && q.access.Attempts < s.limits.Tries {
 		i := s.pools.least(candidates)
 		b := candidates[i]
@@ -41,11 +45,12 @@ func (s *Server) RoundTrip(r *http.Request) (*http.Response, error) {
 		q.access.Attempts++
 		q.access.Backend = b.Name()
 		p := s.pools.get(b)
-		resp, err := p.send(r)
+		resp, err := p.send(r.WithContext(context.WithValue(r.Context(), failedKey{}, tried)))
 		if err == nil {
 			return resp, nil
 		}
 		last = err
+		tried = append(slices.Clip(tried), q.access.Backend)
 		var d dialError
 		if dialled := !errors.As(err, &d); dialled && !repeatable(r, err) || q.body != nil && q.body.count() > 0 || r.Context().Err() != nil {
 			return nil, err

@@ -48,6 +48,7 @@ func (s *Server) serve(rw http.ResponseWriter, r *http.Request) {
 		Method: clip(r.Method, 16), Path: clip(pathOf(r.RequestURI), 256), Protocol: r.Proto,
 	}
 	var body *requestBody
+	var record func(Access)
 	defer func() {
 		if w.taken != nil {
 			s.leave(s.upgraded, w.taken)
@@ -57,6 +58,9 @@ func (s *Server) serve(rw http.ResponseWriter, r *http.Request) {
 			access.In = body.count()
 		}
 		s.o.Log(access)
+		if record != nil {
+			record(access)
+		}
 	}()
 	refuse := func(status int, reason string) {
 		access.Error = reason
@@ -70,13 +74,17 @@ func (s *Server) serve(rw http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusMisdirectedRequest, reasonHost)
 		return
 	}
-	route, ok := s.o.Routes.Terminated(conn.host)
+	if conn.carrier != nil && conn.carrier.isDraining() {
+		w.Header().Set("Connection", "close") // HTTP/2 says so by a frame
+	}
+	route, ok := conn.routes(s).Terminated(conn.host)
 	if !ok {
 		// The connection stands for a name that is published here no more.
 		refuse(http.StatusMisdirectedRequest, reasonRoute)
 		return
 	}
 	access.Publication = route.Publication
+	record = route.Log
 	in := r.WithContext(context.WithValue(r.Context(), requestKey{}, &request{route: route, writer: w, access: &access}))
 	if r.Body != nil && r.Body != http.NoBody {
 		body = &requestBody{ReadCloser: r.Body, in: in}
@@ -156,7 +164,8 @@ func (s *Server) redirect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	host := hostOf(r.Host)
-	if host == "" || !s.o.Routes.Published(host) {
+	conn := r.Context().Value(connectionKey{}).(*connection)
+	if host == "" || !conn.routes(s).Published(host) {
 		refusal(w, http.StatusNotFound)
 		return
 	}

@@ -25,6 +25,7 @@ type Route struct {
 	Publication string // the contract's id: whose access log
 	// Backends returns those that are healthy now, or if none is, all.
 	Backends func() []Backend
+	Log      func(Access) // like Options.Log, for this route; may be nil
 }
 
 // Routes tells what is published; its answers change when configurations do.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"strings"
 	"sync"
 	"time"
 )
@@ -37,8 +38,17 @@ type Server struct {
 // connection is what handlers know of theirs.
 type connection struct {
 	net.Conn
-	host  string // server name, "" on port 80
-	guard *guard // nil for HTTP/2
+	host    string   // server name in lower case, "" on port 80
+	guard   *guard   // nil for HTTP/2
+	carrier *carrier // nil if it was given by HandleTLS or HandlePlain
+}
+
+// routes are those at the address to which the client came.
+func (c *connection) routes(s *Server) Routes {
+	if c.carrier != nil {
+		return c.carrier.routes
+	}
+	return s.o.Routes
 }
 
 type connectionKey struct{}
@@ -94,6 +104,12 @@ func (s *Server) newHTTP(h http.Handler, speak func(*http.Protocols)) *http.Serv
 			WriteByteTimeout:              s.limits.Window,
 		},
 		ErrorLog: log.New(io.Discard, "", 0), // what clients do wrong is not this machine's trouble
+		ConnState: func(c net.Conn, state http.ConnState) {
+			if k := connectionOf(c).carrier; k != nil {
+				_, two := c.(*tls.Conn)
+				k.changed(state, two)
+			}
+		},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, connectionKey{}, connectionOf(c))
 		},
@@ -106,7 +122,8 @@ func connectionOf(c net.Conn) *connection {
 	case *connection:
 		return c
 	case *tls.Conn:
-		return &connection{Conn: c, host: c.ConnectionState().ServerName}
+		carried, _ := c.NetConn().(*carrier)
+		return &connection{Conn: c, host: strings.ToLower(c.ConnectionState().ServerName), carrier: carried}
 	}
 	return &connection{Conn: c}
 }
@@ -132,14 +149,16 @@ func (s *Server) HandleTLS(conn net.Conn) {
 		s.toTwo.put(t)
 	default:
 		g := newGuard(t, s.limits.Header)
-		s.toOne.put(&connection{Conn: g, guard: g, host: state.ServerName})
+		carried, _ := conn.(*carrier)
+		s.toOne.put(&connection{Conn: g, guard: g, host: strings.ToLower(state.ServerName), carrier: carried})
 	}
 }
 
 // HandlePlain serves a connection to port 80. It does not wait for it.
 func (s *Server) HandlePlain(conn net.Conn) {
 	g := newGuard(conn, s.limits.Header)
-	s.toPlain.put(&connection{Conn: g, guard: g})
+	carried, _ := conn.(*carrier)
+	s.toPlain.put(&connection{Conn: g, guard: g, carrier: carried})
 }
 
 // Shutdown takes no more connections, lets requests finish until ctx ends, then

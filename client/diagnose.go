@@ -12,6 +12,7 @@ import (
 
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/contract"
+	"github.com/zero-os/zos/network"
 	"github.com/zero-os/zos/network/resolver"
 	"github.com/zero-os/zos/node/protocol"
 	"github.com/zero-os/zos/problem"
@@ -107,7 +108,7 @@ func Diagnose(f Facts, from, to, network string, port Port) Diagnosis {
 		out.Steps = append(out.Steps, Step{Name: step.name, OK: got.fix == "", Detail: got.detail, Fix: got.fix})
 		out.Network = d.network
 		if d.network != "" {
-			out.Open, out.Reaches = d.b.Open, reached(d.b.Attachment, from)
+			out.Open, out.Reaches = d.opened()
 		}
 		if got.fix != "" {
 			return out
@@ -160,12 +161,13 @@ func (d *diagnosis) contract() finding {
 		names := []string{}
 		found := false
 		for _, w := range d.Plan.Workloads {
-			if w.Name == name && w.Kind == plan.KindContainer {
+			if w.Kind == plan.KindNetwork {
+				continue
+			}
+			if w.Name == name {
 				ends[i], found = w, true
 			}
-			if w.Kind == plan.KindContainer {
-				names = append(names, w.Name)
-			}
+			names = append(names, w.Name)
 		}
 		if !found {
 			return broken(suggest(name, names, "list them with: zos ps"), "contract %s has no workload %q", d.Contract, name)
@@ -282,6 +284,12 @@ func (d *diagnosis) keys() finding {
 	if slotA == slotB {
 		return good("both are on %s: their packets do not leave it, no key is needed", d.nameA)
 	}
+	if edges, err := network.EdgesOf(d.Plan, d.network); err == nil && !edges.Meet(slotA, slotB) {
+		if unreached := d.unreached(); unreached.fix != "" {
+			return unreached
+		}
+		return broken(d.publish(), "%s and %s do not know each other: one carries nothing but gateways, and none of their routes leads to the other", d.nameA, d.nameB)
+	}
 	for _, side := range []struct {
 		self, other  string
 		slot         canon.Hash // of the other
@@ -384,8 +392,16 @@ func (d *diagnosis) path() finding {
 
 // firewall: the plan lets it through, and the rules in the kernel are the plan's.
 func (d *diagnosis) firewall() finding {
+	if unreached := d.unreached(); unreached.fix != "" {
+		return unreached
+	}
 	by, allowed := Allows(d.b.Attachment, d.from, d.to, d.port)
-	if !allowed {
+	switch {
+	case d.a.Workload.Kind == plan.KindGateway:
+		if by, allowed = d.published(); !allowed {
+			return broken(d.publish(), "gateway %s reaches what it publishes, and that is not %s of %s (%s)", d.from, d.port, d.to, by)
+		}
+	case !allowed:
 		return broken(fmt.Sprintf("add it to the spec, at workload %s, network %s: allow: [{ports: %s, from: [%s]}]", d.to, d.network, orElse(portOf(d.port), "PORT/tcp"), d.from),
 			"the plan does not let %s reach %s of %s (%s)", d.from, d.port, d.to, by)
 	}
@@ -403,6 +419,56 @@ func (d *diagnosis) firewall() finding {
 		where += " and " + d.nameB
 	}
 	return good("%s; the rules are in force on %s", by, where)
+}
+
+// unreached tells whether To is of a kind that nobody reaches.
+func (d *diagnosis) unreached() finding {
+	if kind := d.b.Workload.Kind; kind == plan.KindGateway || kind == plan.KindDevice {
+		return broken("let "+d.to+" begin the connection: answers pass", "%s is a %s: nobody begins a connection to it", d.to, kind)
+	}
+	return finding{}
+}
+
+// publish is what lets a gateway reach a workload.
+func (d *diagnosis) publish() string {
+	return fmt.Sprintf("add it to the spec, at a workload of kind gateway: publish: [{port: PORT/tcp, to: %s:PORT}]", d.to)
+}
+
+// gated lists the ports of To that From, a gateway, publishes.
+func (d *diagnosis) gated() []string {
+	ports := []string{}
+	gates, err := network.GatesOf(d.Plan, d.network)
+	if err != nil {
+		return ports // a plan of a contract is valid
+	}
+	for _, g := range gates {
+		for _, t := range g.Targets {
+			if g.Workload == d.from && t.Workload == d.to {
+				ports = append(ports, Port{t.Protocol, t.Port}.String())
+			}
+		}
+	}
+	return ports
+}
+
+// published is Allows for a gateway.
+func (d *diagnosis) published() (why string, ok bool) {
+	ports := d.gated()
+	if d.port.Protocol != "" && slices.Contains(ports, d.port.String()) {
+		return "published by " + d.from, true
+	}
+	return reaches(d.from, d.to, ports), d.port.Protocol == "" && len(ports) > 0
+}
+
+// opened are the ports of To that the plan opens to From: all of them, or these.
+func (d *diagnosis) opened() (every bool, ports []string) {
+	switch {
+	case d.unreached().fix != "":
+		return false, []string{}
+	case d.a.Workload.Kind == plan.KindGateway:
+		return false, d.gated()
+	}
+	return d.b.Open, reached(d.b.Attachment, d.from)
 }
 
 func portOf(p Port) string {
@@ -489,6 +555,9 @@ func (d *diagnosis) resolver() finding {
 	if len(addrs) == 0 {
 		return broken("report this: a valid plan has an address for every workload", "%s has no address in the plan", name)
 	}
+	if d.a.Workload.Kind == plan.KindGateway {
+		return good("%s asks no resolver: the plan tells it the addresses", d.from)
+	}
 	if !d.atA.Resolver.OK {
 		return broken(fmt.Sprintf("the node starts it again by itself; meanwhile use the address %s", addrs[0]),
 			"the resolver on %s does not answer: %s", d.nameA, orElse(d.atA.Resolver.Detail, "no reason is given"))
@@ -512,7 +581,7 @@ func span(a *protocol.Age) string {
 func endOf(p *plan.Plan, contract, network, name string) (string, error) {
 	names, aliased := []string{}, []string{}
 	for _, w := range p.Workloads {
-		if w.Kind != plan.KindContainer {
+		if w.Kind == plan.KindNetwork {
 			continue
 		}
 		if w.Name == name {

@@ -1,8 +1,10 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -64,6 +66,46 @@ func view(self canon.Hash, key []byte, peer canon.Hash, peerKey []byte) View {
 
 // at is a node's network in the facts, to be changed.
 func at(f Facts, slot canon.Hash) *protocol.Network { return &f.Views[slot].Status.Networks[0] }
+
+// public adds a gateway of db and a device to the shop, both on node-1.
+func public(f *Facts) {
+	at := func(n byte) plan.Attachment {
+		return plan.Attachment{Network: "front", IPv4: fmt.Sprintf("10.20.1.%d", n), IPv6: fmt.Sprintf("fd00::1:%d", n), Aliases: []string{}, Allow: []plan.Rule{}, Egress: plan.EgressNone}
+	}
+	g, err := plan.Gateway{V: plan.Version, Addresses: []string{"198.51.100.9"}, Networks: []plan.Attachment{at(20)}, Routes: []plan.Route{
+		{Mode: plan.ModeTCP, Port: 5432, Network: "front", Backends: []string{"db"}, Target: 5432, Check: plan.CheckNone}}}.Encode()
+	if err != nil {
+		panic(err)
+	}
+	d, err := plan.Device{V: plan.Version, Key: bytes.Repeat([]byte{1}, 32), Account: canon.Hash{1}, Network: at(21)}.Encode()
+	if err != nil {
+		panic(err)
+	}
+	f.Plan.Workloads = append(f.Plan.Workloads, plan.Workload{Name: "www", Kind: plan.KindGateway, Slot: slot1, Config: g}, plan.Workload{Name: "laptop", Kind: plan.KindDevice, Slot: slot1, Config: d})
+	for _, name := range []string{"www", "laptop"} {
+		f.Workloads[name] = Workload{Name: name, State: contract.StateRunning}
+	}
+}
+
+// drop takes workloads out of the plan.
+func drop(f *Facts, names ...string) {
+	f.Plan.Workloads = slices.DeleteFunc(f.Plan.Workloads, func(w plan.Workload) bool { return slices.Contains(names, w.Name) })
+}
+
+// aimed takes the device out, so that node-1 has the gateway alone, which leads
+// nowhere that is left but to its own router.
+func aimed(f *Facts, device string) {
+	drop(f, device)
+	at := slices.IndexFunc(f.Plan.Workloads, func(w plan.Workload) bool { return w.Name == "www" })
+	g, err := plan.DecodeGateway(f.Plan.Workloads[at].Config)
+	if err != nil {
+		panic(err)
+	}
+	g.Routes = []plan.Route{{Mode: plan.ModeUDP, Port: 4500, Network: "front", Backends: []string{}, Entry: slot1, Target: plan.EntryPort, Check: plan.CheckNone}}
+	if f.Plan.Workloads[at].Config, err = g.Encode(); err != nil {
+		panic(err)
+	}
+}
 
 func TestADiagnosisStopsAtTheFirstThingThatIsBroken(t *testing.T) {
 	tcp := func(n uint16) Port { return Port{plan.ProtocolTCP, n} }
@@ -152,6 +194,21 @@ func TestADiagnosisStopsAtTheFirstThingThatIsBroken(t *testing.T) {
 		{what: "rules not in force", change: func(f *Facts) { at(*f, slot2).Firewall = protocol.Check{Detail: "a rule is missing"} }, step: StepFirewall,
 			says: "the rules on node-2 are not in force: a rule is missing"},
 
+		{what: "a gateway, to what it publishes", from: "www", port: tcp(5432), change: public, says: "published by www"},
+		{what: "a gateway, to another port", from: "www", port: tcp(5433), change: public, step: StepFirewall,
+			says: "that is not 5433/tcp of db (www reaches 5432/tcp of db, and nothing else there)", fix: "to: db:PORT"},
+		{what: "a gateway, to what it does not publish", from: "www", to: "web", port: tcp(80), change: public, step: StepFirewall, says: "www reaches nothing of web", fix: "to: web:PORT"},
+		{what: "to a gateway", to: "www", change: public, step: StepFirewall, says: "nobody begins a connection to it", fix: "let www begin"},
+		{what: "a gateway of a node of its own", from: "www", port: tcp(5432), change: func(f *Facts) { public(f); drop(f, "web", "job", "laptop") }, says: "published by www"},
+		{what: "a gateway, from where it is not known", from: "www", to: "web", change: func(f *Facts) {
+			public(f)
+			drop(f, "job", "db")
+			f.Plan.Workloads[slices.IndexFunc(f.Plan.Workloads, func(w plan.Workload) bool { return w.Name == "web" })].Slot = slot2
+			aimed(f, "laptop")
+		}, step: StepKeys, says: "do not know each other", fix: "to: web:PORT"},
+		{what: "a device, as a member", from: "laptop", to: "web", port: tcp(80), change: public, says: "open to every workload"},
+		{what: "a device, by a rule that does not name it", from: "laptop", port: tcp(5432), change: public, step: StepFirewall, says: "laptop reaches icmp of db"},
+		{what: "to a device", to: "laptop", change: public, step: StepFirewall, says: "laptop is a device: nobody begins"},
 		{what: "no resolver", change: func(f *Facts) { at(*f, slot1).Resolver = protocol.Check{} }, step: StepResolver, says: "on node-1 does not answer: no reason", fix: "10.20.1.3"},
 		{what: "the other's resolver", change: func(f *Facts) { at(*f, slot2).Resolver = protocol.Check{} }, says: "db.front.internal is 10.20.1.3, fd00::1:3"},
 	} {
@@ -272,7 +329,7 @@ func TestStateOfANetwork(t *testing.T) {
 	} {
 		f := shop(t)
 		c.change(&f)
-		state, problems := NetworkState(f.Plan.Networks[0], f.Views, f.Names)
+		state, problems := NetworkState(f.Plan, f.Plan.Networks[0], f.Views, f.Names)
 		all := strings.Join(problems, "\n")
 		// Of a pair that is apart on both sides, the one told first is the one whose
 		// slot comes first.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/zero-os/zos/bus"
 	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/network"
 	"github.com/zero-os/zos/node/protocol"
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/sign"
@@ -163,13 +164,19 @@ const (
 	NetworkUnknown  = "unknown"  // no node could be asked
 )
 
-// NetworkState judges a network by what its nodes say, and lists what is amiss,
-// one line each.
-func NetworkState(n plan.Network, views map[canon.Hash]View, names Names) (state string, problems []string) {
+// NetworkState judges a network of a plan by what its nodes say, and lists what is
+// amiss, one line each.
+func NetworkState(p *plan.Plan, n plan.Network, views map[canon.Hash]View, names Names) (state string, problems []string) {
 	if len(views) == 0 {
 		return NetworkUnknown, []string{}
 	}
 	problems = []string{}
+	// Nodes with nothing but gateways know only some of the others.
+	edges, err := network.EdgesOf(p, n.Name)
+	if err != nil {
+		problems = append(problems, "its gateways can't be read: "+because(err))
+	}
+	meet := edges.Meet
 	standing, answered := 0, 0
 	for _, node := range n.Nodes {
 		name, v := names.Of(node.Slot), views[node.Slot]
@@ -190,7 +197,7 @@ func NetworkState(n plan.Network, views map[canon.Hash]View, names Names) (state
 		if !at.Resolver.OK {
 			problems = append(problems, name+": resolver: "+orElse(at.Resolver.Detail, "does not answer"))
 		}
-		problems = append(problems, peerProblems(n, node.Slot, at, views, names)...)
+		problems = append(problems, peerProblems(n, meet, node.Slot, at, views, names)...)
 	}
 	switch {
 	case answered == 0:
@@ -207,9 +214,9 @@ func NetworkState(n plan.Network, views map[canon.Hash]View, names Names) (state
 
 // peerProblems lists what one node has against the others. What a pair complains
 // of on both sides is told by the first.
-func peerProblems(n plan.Network, self canon.Hash, at protocol.Network, views map[canon.Hash]View, names Names) (out []string) {
+func peerProblems(n plan.Network, meet func(a, b canon.Hash) bool, self canon.Hash, at protocol.Network, views map[canon.Hash]View, names Names) (out []string) {
 	for _, node := range n.Nodes {
-		if node.Slot == self {
+		if node.Slot == self || !meet(self, node.Slot) {
 			continue
 		}
 		p, ok := peerOf(at, node.Slot)

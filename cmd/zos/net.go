@@ -85,7 +85,7 @@ func (a *app) netRows(ctx context.Context, c *client.Client, contracts []client.
 			for _, n := range k.Plan.Networks {
 				r := netRow{Contract: names.Of(k.Group) + "/" + k.Name, ContractID: k.ID, Network: n.Name, IPv4: n.IPv4, IPv6: n.IPv6,
 					Nodes: len(n.Nodes), Workloads: len(client.AttachedTo(&k.Plan, n.Name))}
-				r.State, r.Problems = client.NetworkState(n, views, names)
+				r.State, r.Problems = client.NetworkState(&k.Plan, n, views, names)
 				found[i] = append(found[i], r)
 			}
 		})

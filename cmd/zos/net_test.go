@@ -106,7 +106,7 @@ func TestANetworkForPeople(t *testing.T) {
 	var b bytes.Buffer
 	a := &app{out: &b, format: "table"}
 	row := netRow{Contract: "demo/shop", Network: "front", IPv4: n.IPv4, Nodes: 3, Workloads: 3}
-	row.State, row.Problems = client.NetworkState(n, views, names)
+	row.State, row.Problems = client.NetworkState(&k.Plan, n, views, names)
 	other := netRow{Contract: "demo/site", Network: "back", IPv4: "10.9.0.0/16", Nodes: 1, Workloads: 12, State: client.NetworkReady}
 	if err := a.showNetworks([]netRow{row, other}); err != nil {
 		t.Fatal(err)

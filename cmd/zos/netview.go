@@ -63,7 +63,7 @@ func netShownOf(k client.Contract, n plan.Network, views map[canon.Hash]client.V
 	if !n.Exit.IsZero() {
 		s.Exit = names.Of(n.Exit)
 	}
-	s.State, s.Problems = client.NetworkState(n, views, names)
+	s.State, s.Problems = client.NetworkState(&k.Plan, n, views, names)
 	for _, node := range n.Nodes {
 		shown := netNodeShown{Node: names.Of(node.Slot), Slot: node.Slot, IPv4: node.IPv4, IPv6: node.IPv6, Peers: map[string]string{}}
 		v, asked := views[node.Slot]

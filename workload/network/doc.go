@@ -12,7 +12,8 @@
 //
 //	in the router       br0, a bridge with the router's addresses; wg0 and wg1 of
 //	                    package network/agent; pN for the workload whose address
-//	                    ends in N; eg0 if somebody here has egress
+//	                    ends in N; eg0 if somebody here has egress; in0 if people's
+//	                    devices enter here
 //	in the host         zegN, the other end of eg0; nothing otherwise
 //
 // # Who reaches whom
@@ -26,6 +27,25 @@
 // (ViewOf, Tables: pure) and replaced in one transaction, so that an update opens
 // nothing for a moment. Connections that the new version allows live on; others are
 // forgotten, and end.
+//
+// # Gateways
+//
+// A gateway is in the network as a container is (Gateways), and its packets are told
+// from others' by their source: they pass to the ports that its routes name, whatever
+// the backends open to others, to nothing else, and to no resolver. Nobody begins a
+// connection to it. That is kept by the node that receives, so whoever holds the
+// gateway's node reaches no more: from a node with nothing but gateways no other
+// address is heard at all, and no ICMP.
+//
+// # People's devices
+//
+// They enter by in0, a WireGuard interface whose UDP port is in the router's namespace
+// too: what comes there has come through the network, from a gateway that passes it
+// on and can't read it. A device is a member with the address that its key is bound
+// to, to which nobody begins a connection. What it may reach stands with whom it
+// reaches, as for workloads. The key of in0 and the devices' preshared keys are
+// derived from the node's identity (Secrets). In userspace, which ends with this
+// process, devices are cut off while the daemon is away; the kernel's goes on.
 //
 // # Leaving the network
 //

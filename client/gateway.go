@@ -8,6 +8,7 @@ import (
 
 	"github.com/zero-os/zos/bus"
 	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/node/protocol"
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/sign"
@@ -151,4 +152,17 @@ func FindHost(all []Published, host string) []Published {
 		}
 	}
 	return out
+}
+
+// KeysOf are the keys of a group's members by their accounts.
+func (c *Client) KeysOf(ctx context.Context, g contract.Group) (map[canon.Hash]sign.PublicKey, error) {
+	keys := make(map[canon.Hash]sign.PublicKey, len(g.Members))
+	for _, m := range g.Members {
+		account, err := c.Account(ctx, m.Account)
+		if err != nil {
+			return nil, err
+		}
+		keys[m.Account] = sign.PublicKey(account.Key)
+	}
+	return keys, nil
 }

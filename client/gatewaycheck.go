@@ -6,19 +6,23 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/contract"
+	"github.com/zero-os/zos/gateway/domain"
 	"github.com/zero-os/zos/node/protocol"
+	"github.com/zero-os/zos/sign"
 	"github.com/zero-os/zos/spec/plan"
 )
 
 // Steps of a check of what is published.
 const (
 	StepDNS     = "dns"     // its records lead to the gateways
+	StepProof   = "proof"   // its domain is the group's
 	StepGateway = "gateway" // their nodes serve it
 	StepBackend = "backend" // something behind it is healthy
 	StepTLS     = "tls"     // port 443 answers, with a certificate for it
@@ -31,105 +35,59 @@ type HostCheck struct {
 	Steps []Step `json:"steps"`
 }
 
-// Records is what the public learns of a host: addresses, and the name that it is
-// an alias of.
-type Records struct {
-	Addresses []netip.Addr
-	Alias     string // without its last dot; "" if the host is none
-	Err       error  // nobody could say; a name that does not exist is no error
+// CheckRecords judges what DNS says of a host: every record must lead to a gateway
+// that publishes it, since a client takes any of them.
+func CheckRecords(r domain.Report) Step {
+	if len(r.Problems) > 0 {
+		return Step{Name: StepDNS, Detail: strings.Join(append(slices.Clone(r.Problems), r.Notes...), "; "),
+			Fix: "where the domain's records are, " + orElse(strings.Join(recordsFor(r), "; "), "have the host point to a gateway")}
+	}
+	return Step{Name: StepDNS, OK: true, Detail: strings.Join(append([]string{r.Host + " points to " + addressed(r.Addrs)}, r.Notes...), "; ")}
 }
 
-// LookUp asks DNS as this machine's programs do.
-func LookUp(ctx context.Context, r *net.Resolver, host string) Records {
-	var out Records
-	addresses, err := r.LookupNetIP(ctx, "ip", host+".")
-	if no := (*net.DNSError)(nil); err != nil && (!errors.As(err, &no) || !no.IsNotFound) {
-		return Records{Err: err}
+// recordsFor are the lines of a zone that a host should have: at its own name, or
+// at that of the alias where the chain ends.
+func recordsFor(r domain.Report) []string {
+	host := r.Host
+	if len(r.Aliases) > 0 {
+		host = r.Aliases[len(r.Aliases)-1]
 	}
-	for _, a := range addresses {
-		out.Addresses = append(out.Addresses, a.Unmap())
-	}
-	if alias, err := r.LookupCNAME(ctx, host+"."); err == nil {
-		if alias = strings.ToLower(strings.TrimSuffix(alias, ".")); alias != host {
-			out.Alias = alias
-		}
-	}
-	return out
-}
-
-// CheckRecords compares a host's records with the addresses of the gateways that
-// publish it. Every record must lead to one: a client takes any of them.
-func CheckRecords(host string, got Records, want []netip.Addr) Step {
-	s := Step{Name: StepDNS}
-	slices.SortFunc(want, netip.Addr.Compare)
-	want = slices.Compact(want)
-	var right, wrong, unused []string
-	for _, a := range got.Addresses {
-		if slices.Contains(want, a) {
-			right = append(right, a.String())
-		} else {
-			wrong = append(wrong, a.String())
-		}
-	}
-	for _, a := range want {
-		if !slices.Contains(got.Addresses, a) {
-			unused = append(unused, a.String())
-		}
-	}
-	slices.Sort(right)
-	slices.Sort(wrong)
-	through := host
-	if got.Alias != "" {
-		through = fmt.Sprintf("%s, an alias of %s,", host, got.Alias)
-	}
-	should := strings.Join(recordsFor(addressed(host, got.Alias), want), "; ")
-	switch {
-	case got.Err != nil:
-		s.Detail, s.Fix = fmt.Sprintf("nobody says where %s leads: %s", host, got.Err), "look at this machine's resolver, and try again"
-	case len(got.Addresses) == 0:
-		s.Detail, s.Fix = through+" has no address", "add where the domain's records are: "+should
-	case len(wrong) > 0:
-		s.Detail = fmt.Sprintf("%s points to %s, which is no gateway of it", through, strings.Join(wrong, " and "))
-		if len(right) > 0 {
-			s.Detail += fmt.Sprintf("; and to %s, which is right", strings.Join(right, " and "))
-		}
-		s.Fix = "it should point to " + texts(want) + ": " + should
-	default:
-		s.OK, s.Detail = true, fmt.Sprintf("%s points to %s", through, strings.Join(right, " and "))
-		if len(unused) > 0 {
-			s.Detail += fmt.Sprintf("; not to %s, so that one gateway less can take over", strings.Join(unused, " and "))
-		}
-	}
-	return s
-}
-
-// addressed is the name whose addresses count: the host's, or that of its alias.
-func addressed(host, alias string) string {
-	if alias != "" {
-		return alias
-	}
-	return host
-}
-
-// recordsFor are lines of a zone that lead to addresses.
-func recordsFor(host string, want []netip.Addr) []string {
-	out := make([]string, len(want))
-	for i, a := range want {
+	var out []string
+	for _, a := range r.Want {
 		kind := "A"
 		if a.Is6() {
 			kind = "AAAA"
 		}
-		out[i] = fmt.Sprintf("%s. %s %s", host, kind, a)
+		out = append(out, fmt.Sprintf("%s. %s %s", host, kind, a))
 	}
 	return out
 }
 
-func texts(list []netip.Addr) string {
+func addressed(list []netip.Addr) string {
 	out := make([]string, len(list))
 	for i, a := range list {
 		out[i] = a.String()
 	}
 	return strings.Join(out, " and ")
+}
+
+// CheckProof judges the proofs of an own domain that DNS has at a host and above
+// it: one must be signed by a quorum of the group that publishes it.
+func CheckProof(r domain.Report, s domain.Statement, g contract.Group, keys map[canon.Hash]sign.PublicKey) Step {
+	fix := fmt.Sprintf("have members sign it: zos domain prove %s --group %s", r.Host, g.Name)
+	best := error(nil)
+	for _, f := range r.Proofs {
+		s.Domain = f.Domain
+		err := domain.Verify(s, g, keys, []string{f.Text})
+		if err == nil {
+			return Step{Name: StepProof, OK: true, Detail: fmt.Sprintf("%s is proven to be group %s's, by %s", r.Host, g.Name, domain.RecordName(f.Domain))}
+		}
+		best = err
+	}
+	if best != nil {
+		return Step{Name: StepProof, Detail: best.Error(), Fix: fix}
+	}
+	return Step{Name: StepProof, Detail: fmt.Sprintf("no TXT record at %s or above says that it is group %s's", domain.RecordName(r.Host), g.Name), Fix: fix}
 }
 
 // CheckServing judges a route by the word of the gateways' nodes: it is well if one

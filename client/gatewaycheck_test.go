@@ -8,7 +8,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"errors"
 	"math/big"
 	"net"
 	"net/netip"
@@ -17,8 +16,11 @@ import (
 	"time"
 
 	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/contract"
+	"github.com/zero-os/zos/gateway/domain"
 	"github.com/zero-os/zos/node/protocol"
 	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/sign"
 	"github.com/zero-os/zos/spec/plan"
 )
 
@@ -31,23 +33,42 @@ func addrs(list ...string) (out []netip.Addr) {
 
 func TestAWrongRecordIsNamedWithWhatItShouldBe(t *testing.T) {
 	const host = "www.shop.example"
+	right := CheckRecords(domain.Report{Host: host, Addrs: addrs("198.51.100.10"), Want: addrs("198.51.100.10"), Notes: []string{"a note"}})
+	if !right.OK || right.Fix != "" || right.Detail != "www.shop.example points to 198.51.100.10; a note" {
+		t.Errorf("%+v", right)
+	}
+	wrong := CheckRecords(domain.Report{Host: host, Addrs: addrs("203.0.113.9"), Want: addrs("198.51.100.10", "2001:db8::10"), Aliases: []string{"lb.old.example"}, Problems: []string{"it points elsewhere"}})
+	if wrong.OK || wrong.Detail != "it points elsewhere" || !strings.Contains(wrong.Fix, "lb.old.example. A 198.51.100.10; lb.old.example. AAAA 2001:db8::10") {
+		t.Errorf("%+v", wrong)
+	}
+}
+
+func TestAnOwnDomainIsProvenByItsGroupAlone(t *testing.T) {
+	_, key, err := sign.Generate()
+	must(t, key, err)
+	g := contract.Group{Header: contract.Header{V: contract.Version, Kind: contract.KindGroup, Grid: canon.Hash{0: 5}}, Name: "demo", Founder: red,
+		Members: []contract.Member{{Account: red, Weight: 1}}, Threshold: 1, Nonce: make([]byte, contract.NonceSize)}
+	keys := map[canon.Hash]sign.PublicKey{red: key.Public()}
+	s := domain.Statement{Grid: canon.Hash{0: 5}, Group: canon.Hash{0: 9}, Domain: "shop.example"}
+	signature, err := domain.Sign(context.Background(), s, key)
+	must(t, signature, err)
+	text, err := domain.Make(domain.Proof{Group: s.Group, Signatures: [][]byte{signature}})
+	must(t, text, err)
+	r := domain.Report{Host: "www.shop.example", Proofs: []domain.Found{{Domain: "shop.example", Text: text}}}
+	if got := CheckProof(r, s, g, keys); !got.OK || !strings.Contains(got.Detail, "_zos.shop.example") {
+		t.Errorf("%+v", got)
+	}
+	other := s
+	other.Group = canon.Hash{0: 8}
 	for name, c := range map[string]struct {
-		got         Records
-		want        []netip.Addr
-		ok          bool
-		detail, fix string
+		r domain.Report
+		s domain.Statement
 	}{
-		"right":       {Records{Addresses: addrs("198.51.100.10")}, addrs("198.51.100.10"), true, "www.shop.example points to 198.51.100.10", ""},
-		"one of two":  {Records{Addresses: addrs("198.51.100.10")}, addrs("198.51.100.11", "198.51.100.10"), true, "not to 198.51.100.11, so that one gateway less", ""},
-		"elsewhere":   {Records{Addresses: addrs("203.0.113.9")}, addrs("198.51.100.10"), false, "points to 203.0.113.9, which is no gateway of it", "it should point to 198.51.100.10: www.shop.example. A 198.51.100.10"},
-		"half wrong":  {Records{Addresses: addrs("203.0.113.9", "198.51.100.10")}, addrs("198.51.100.10"), false, "points to 203.0.113.9, which is no gateway of it; and to 198.51.100.10, which is right", "A 198.51.100.10"},
-		"by an alias": {Records{Addresses: addrs("203.0.113.9"), Alias: "lb.old.example"}, addrs("198.51.100.10", "2001:db8::10"), false, "www.shop.example, an alias of lb.old.example, points to 203.0.113.9", "lb.old.example. A 198.51.100.10; lb.old.example. AAAA 2001:db8::10"},
-		"none":        {Records{}, addrs("198.51.100.10", "2001:db8::10"), false, "has no address", "www.shop.example. A 198.51.100.10; www.shop.example. AAAA 2001:db8::10"},
-		"nobody says": {Records{Err: errors.New("i/o timeout")}, addrs("198.51.100.10"), false, "nobody says where www.shop.example leads: i/o timeout", "resolver"},
+		"no record": {domain.Report{Host: r.Host}, s}, "another group's": {r, other},
+		"another domain's": {domain.Report{Host: r.Host, Proofs: []domain.Found{{Domain: "www.shop.example", Text: text}}}, s},
 	} {
-		s := CheckRecords(host, c.got, c.want)
-		if s.OK != c.ok || !strings.Contains(s.Detail, c.detail) || !strings.Contains(s.Fix, c.fix) || s.OK != (s.Fix == "") {
-			t.Errorf("%s: %+v", name, s)
+		if got := CheckProof(c.r, c.s, g, keys); got.OK || !strings.Contains(got.Fix, "zos domain prove www.shop.example --group demo") {
+			t.Errorf("%s: %+v", name, got)
 		}
 	}
 }

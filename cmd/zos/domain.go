@@ -87,13 +87,9 @@ func (a *app) proveDomain(ctx context.Context, c *client.Client, name, group str
 	if err != nil {
 		return err
 	}
-	keys := map[canon.Hash]sign.PublicKey{}
-	for _, m := range g.Members {
-		account, err := c.Account(ctx, m.Account)
-		if err != nil {
-			return err
-		}
-		keys[m.Account] = sign.PublicKey(account.Key)
+	keys, err := c.KeysOf(ctx, g)
+	if err != nil {
+		return err
 	}
 	by, _, err := a.memberSigner(ctx, c, client.Contract{ContractRecord: contract.ContractRecord{Group: id}})
 	if err != nil {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/zero-os/zos/client"
+	"github.com/zero-os/zos/gateway/domain"
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/spec/plan"
 )
@@ -90,14 +90,14 @@ It ends with an error if something does not hold.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeFirst(checkNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ask := net.DefaultResolver
+			ask, err := domain.System()
 			if resolver != "" {
 				if _, err := netip.ParseAddrPort(resolver); err != nil {
 					return usageError{fmt.Errorf("--resolver %s: want an address and a port, like 192.0.2.1:53", resolver)}
 				}
-				ask = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-					return (&net.Dialer{}).DialContext(ctx, network, resolver)
-				}}
+				ask = domain.NewClient(resolver)
+			} else if err != nil {
+				return fmt.Errorf("find this machine's resolver: %w", err)
 			}
 			return a.lookup(cmd.Context(), func(ctx context.Context, c *client.Client, names client.Names) error {
 				all, err := c.AllPublished(ctx)
@@ -111,7 +111,11 @@ It ends with an error if something does not hold.`,
 					}
 				}
 				c.AskGateways(ctx, list, a.as)
-				return a.showChecks(a.checkPublished(ctx, list, names, ask))
+				checks, err := a.checkPublished(ctx, c, list, names, ask)
+				if err != nil {
+					return err
+				}
+				return a.showChecks(checks)
 			})
 		},
 	}
@@ -124,7 +128,11 @@ const checkTime = 15 * time.Second
 
 // checkPublished checks every route of gateways; those that several gateways share
 // are checked once.
-func (a *app) checkPublished(ctx context.Context, list []client.Published, names client.Names, ask *net.Resolver) []client.HostCheck {
+func (a *app) checkPublished(ctx context.Context, c *client.Client, list []client.Published, names client.Names, ask domain.Resolver) ([]client.HostCheck, error) {
+	zone, err := c.Zone(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var order []string
 	routes, by := map[string]plan.Route{}, map[string][]client.Published{}
 	for _, p := range list {
@@ -141,12 +149,16 @@ func (a *app) checkPublished(ctx context.Context, list []client.Published, names
 	}
 	out := make([]client.HostCheck, 0, len(order))
 	for _, name := range order {
-		out = append(out, checkRoute(ctx, name, routes[name], by[name], names, ask))
+		check, err := checkRoute(ctx, c, name, routes[name], by[name], names, zone.Domain, ask)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, check)
 	}
-	return out
+	return out, nil
 }
 
-func checkRoute(ctx context.Context, name string, r plan.Route, gateways []client.Published, names client.Names, ask *net.Resolver) client.HostCheck {
+func checkRoute(ctx context.Context, c *client.Client, name string, r plan.Route, gateways []client.Published, names client.Names, zone string, ask domain.Resolver) (client.HostCheck, error) {
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
 	check := client.HostCheck{Name: name, OK: true}
@@ -159,7 +171,23 @@ func checkRoute(ctx context.Context, name string, r plan.Route, gateways []clien
 		}
 	}
 	if r.Host != "" {
-		check.Steps = append(check.Steps, client.CheckRecords(r.Host, client.LookUp(ctx, ask, r.Host), want))
+		report, err := domain.Check(ctx, ask, r.Host, want)
+		if err != nil {
+			return check, err
+		}
+		check.Steps = append(check.Steps, client.CheckRecords(report))
+		if zone == "" || !domain.Covers(zone, r.Host) {
+			group := gateways[0].Contract.Group
+			g, _, err := c.Group(ctx, group)
+			if err != nil {
+				return check, err
+			}
+			keys, err := c.KeysOf(ctx, g)
+			if err != nil {
+				return check, err
+			}
+			check.Steps = append(check.Steps, client.CheckProof(report, domain.Statement{Grid: c.Grid(), Group: group}, g, keys))
+		}
 	}
 	check.Steps = append(check.Steps, client.CheckServing(r, gateways, names)...)
 	if r.Host != "" {
@@ -172,7 +200,7 @@ func checkRoute(ctx context.Context, name string, r plan.Route, gateways []clien
 	for _, s := range check.Steps {
 		check.OK = check.OK && s.OK
 	}
-	return check
+	return check, nil
 }
 
 // showChecks prints what was found; what does not hold is the verb's error.

@@ -14,7 +14,7 @@ import (
 // goroutines at once, and must return when the context ends.
 type Dialer interface {
 	// Dial connects to an address in a network, by "tcp" or "udp"; the connection
-	// is a *net.TCPConn or *net.UDPConn where bytes are to be moved cheaply. An error that
+	// is one of Connect, a *net.TCPConn or a *net.UDPConn, or bytes aren't moved cheaply. An error that
 	// is a refusal, a reset, a lack of route or a timeout counts against the
 	// backend; any other counts against the dialer.
 	Dial(ctx context.Context, network, proto string, to netip.AddrPort) (net.Conn, error)

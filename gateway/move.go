@@ -5,13 +5,14 @@ import (
 	"io"
 	"net"
 	"sync/atomic"
+	"syscall"
 )
 
-// move moves bytes from src to dst until src ends. TCP sockets are joined in the
+// move moves bytes from src to dst until src ends. Sockets are joined in the
 // kernel; others, of a Dialer that has none, through a buffer.
 func (s *Server) move(dst, src net.Conn, n *atomic.Uint64, blocked *atomic.Bool) error {
-	from, ok := src.(*net.TCPConn)
-	to, ok2 := dst.(*net.TCPConn)
+	from, ok := src.(syscall.Conn)
+	to, ok2 := dst.(syscall.Conn)
 	if !ok || !ok2 {
 		return copyBytes(dst, src, n, blocked)
 	}

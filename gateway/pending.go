@@ -80,7 +80,7 @@ func (p *pending) closeAll() {
 
 // abort closes a connection by a reset: nothing of it stays in the kernel.
 func abort(c net.Conn) {
-	if t, ok := c.(*net.TCPConn); ok {
+	if t, ok := c.(interface{ SetLinger(int) error }); ok {
 		_ = t.SetLinger(0)
 	}
 	_ = c.Close()

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/zero-os/zos/spec/plan"
 )
@@ -45,8 +46,20 @@ func (d *direct) Dial(ctx context.Context, network, proto string, to netip.AddrP
 	if h := d.hook.Load(); h != nil {
 		return (*h)(ctx, network, proto, to)
 	}
+	if proto == "tcp" {
+		return tcp(ctx, to)
+	}
 	var n net.Dialer
 	return n.DialContext(ctx, proto, to.String())
+}
+
+// tcp connects a socket as one that a broker has sent.
+func tcp(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return Connect(ctx, fd, to)
 }
 
 // world is a server under test.

@@ -24,6 +24,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/zero-os/zos/gateway"
 	"github.com/zero-os/zos/spec/plan"
 )
@@ -70,11 +72,16 @@ func answerOnce(f func() (any, error)) error {
 	return json.NewEncoder(os.Stdout).Encode(out)
 }
 
-// dialer reaches backends from the namespace of the process.
-type dialer struct{ net.Dialer }
+// dialer reaches backends from the namespace of the process, by sockets such as
+// a broker sends.
+type dialer struct{}
 
-func (d *dialer) Dial(ctx context.Context, _, proto string, to netip.AddrPort) (net.Conn, error) {
-	return d.DialContext(ctx, proto, to.String())
+func (dialer) Dial(ctx context.Context, _, _ string, to netip.AddrPort) (net.Conn, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return gateway.Connect(ctx, fd, to)
 }
 
 // configuration publishes host names with the given backends.
@@ -113,7 +120,7 @@ func playGateway(args []string) error {
 	if debug := os.Getenv("GATEWAY_PPROF"); debug != "" {
 		go func() { fmt.Fprintln(os.Stderr, http.ListenAndServe(debug, nil)) }()
 	}
-	s := gateway.New(gateway.Options{Dialer: &dialer{net.Dialer{KeepAlive: -1}}, Access: log, Conns: 9_990, Pending: 9_990, PerRoute: 9_990, PerContract: 9_990, PerClient: 9_990})
+	s := gateway.New(gateway.Options{Dialer: dialer{}, Access: log, Conns: 9_990, Pending: 9_990, PerRoute: 9_990, PerContract: 9_990, PerClient: 9_990})
 	if err := s.Apply(configuration(at, hosts, port, args[2:]...)); err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"time"
 
 	"github.com/zero-os/zos/spec/plan"
@@ -24,6 +23,12 @@ func (c *Checker) attempt(k Key) error {
 	again := time.NewTimer(c.o.Again)
 	defer again.Stop()
 	running := 1
+	defer func() { // a check that has ended holds no socket
+		cancel()
+		for ; running > 0; running-- {
+			<-results
+		}
+	}()
 	for {
 		select {
 		case err := <-results:
@@ -48,7 +53,7 @@ func (c *Checker) once(ctx context.Context, k Key) error {
 	defer conn.Close()
 	if k.Check != plan.CheckHTTP {
 		// Reset, and no state stays in a TIME_WAIT at either side.
-		if tcp, ok := conn.(*net.TCPConn); ok {
+		if tcp, ok := conn.(interface{ SetLinger(int) error }); ok {
 			_ = tcp.SetLinger(0)
 		}
 		return nil

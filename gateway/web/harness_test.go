@@ -29,7 +29,7 @@ const host = "shop.example.org"
 // front is a Server with listeners of its own, and what its clients need.
 type front struct {
 	*Server
-	t          *testing.T
+	t          testing.TB
 	tls, plain net.Listener
 	roots      *x509.CertPool
 	routes     *routes
@@ -79,7 +79,7 @@ func (d *dialer) Dial(ctx context.Context) (net.Conn, error) {
 	return (&net.Dialer{}).DialContext(ctx, "tcp", d.addr)
 }
 
-func newFront(t *testing.T, limits Limits, backends ...Backend) *front {
+func newFront(t testing.TB, limits Limits, backends ...Backend) *front {
 	t.Helper()
 	ignore := goleak.IgnoreCurrent()
 	f := &front{t: t, challenges: map[string]string{}, logged: make(chan struct{}, 10000)}
@@ -270,7 +270,7 @@ func reply(t *testing.T, text string, end bool) *recorder {
 	})
 }
 
-func selfSigned(t *testing.T, names ...string) (tls.Certificate, *x509.CertPool) {
+func selfSigned(t testing.TB, names ...string) (tls.Certificate, *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -350,6 +350,14 @@ func TestADeviceCannotTakeAnothersAddress(t *testing.T) {
 		}
 		l.takes(own4, own6)
 	}
+	// Nor does anyone else have a device's: not whoever holds another node.
+	for _, from := range []place{d.routerPlace("c"), d.routerPlace("g")} {
+		s := from.scanner()
+		for _, to := range []place{web, b} {
+			s.scan(own4, to.v4, []uint16{4000}, sparse())
+			s.scan(own6, to.v6, []uint16{4000}, sparse())
+		}
+	}
 	for _, p := range []place{web, other} {
 		for _, at := range both(p) {
 			l.asks(t, p, netip.AddrPortFrom(at, 53), "the end")

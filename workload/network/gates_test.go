@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zero-os/zos/canon"
+	fw "github.com/zero-os/zos/linux/firewall"
 	"github.com/zero-os/zos/spec/plan"
 )
 
@@ -404,4 +405,27 @@ func TestAnUpdateNarrowsAGatewaysReach(t *testing.T) {
 		d.members[0].routes = all
 		d.update()
 	}
+}
+
+// TestTheLargestGatewayFitsIntoAFilter: as many targets as one gateway can have.
+func TestTheLargestGatewayFitsIntoAFilter(t *testing.T) {
+	d := published(t)
+	r, err := d.w.nodes["b"].kind.readRecord(d.router("b"))
+	must(t, err)
+	v := r.View
+	v.Gates[0].Targets = nil
+	v4, v6 := v.Node4.Addr(), v.Node6.Addr()
+	for range plan.MaxBackends {
+		v4, v6 = v4.Next(), v6.Next()
+		for port := range uint16(plan.MaxRoutes) {
+			v.Gates[0].Targets = append(v.Gates[0].Targets, Target{IPv4: v4, IPv6: v6, Protocol: plan.ProtocolTCP, Port: 1000 + port})
+		}
+	}
+	ns := fw.Namespace(d.routerPlace("b").ns.Fd())
+	began := time.Now()
+	must(t, ns.Apply(Tables(v)...))
+	applied := time.Since(began)
+	must(t, ns.Verify(Tables(v)...))
+	t.Logf("%d targets: put in force in %v, verified in %v", len(v.Gates[0].Targets), applied, time.Since(began)-applied)
+	must(t, ns.Apply(Tables(r.View)...))
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,6 +18,9 @@ import (
 
 // controlFD is the socket at which the daemon is awaited: bound, not listening.
 const controlFD = 3
+
+// endTimeout bounds how long requests may take when the process is to end.
+const endTimeout = time.Second
 
 // serve runs the whole process until ctx ends.
 func serve(ctx context.Context) error {
@@ -34,7 +38,15 @@ func serve(ctx context.Context) error {
 	s.dialer = control.NewDialer(p)
 	defer s.dialer.Close()
 	access := &gateway.AccessLog{}
-	s.server = gateway.New(gateway.Options{Dialer: s.dialer, Log: log, Access: access})
+	s.names = newNames(log)
+	defer s.names.listen(nil)
+	s.ends = newTerminator(p, log)
+	defer func() {
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+		defer cancel()
+		s.ends.close(end)
+	}()
+	s.server = gateway.New(gateway.Options{Dialer: s.dialer, Log: log, Access: access, Terminator: s.ends})
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for name, part := range map[string]func(context.Context) error{

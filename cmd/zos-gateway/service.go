@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -16,6 +15,8 @@ type service struct {
 	log    *slog.Logger
 	dialer *control.Dialer
 	server *gateway.Server
+	ends   *terminator
+	names  *names
 }
 
 // Configure implements control.Service.
@@ -30,9 +31,18 @@ func (s *service) Configure(c control.Config) error {
 		next.Routes = append(next.Routes, route)
 		networks[r.Network] = true
 	}
+	dns, err := control.Addrs(c.DNS)
+	if err != nil {
+		return fmt.Errorf("addresses of the name server: %w", err)
+	}
+	if err := s.ends.certify(c.Authority, c.Roots, c.Domain); err != nil {
+		// What needs no certificate is served all the same.
+		s.log.Warn("use the authority for certificates", "error", err)
+	}
 	if err := s.server.Apply(next); err != nil {
 		return err
 	}
+	s.names.listen(dns)
 	s.dialer.Keep(networks)
 	return nil
 }
@@ -57,18 +67,13 @@ func routeOf(r control.Route) (gateway.Route, error) {
 }
 
 // SetZone implements control.Service.
-func (s *service) SetZone(z control.Zone) error {
-	if z.Domain == "" {
-		return nil
-	}
-	return errors.New("this process answers for no zone")
-}
+func (s *service) SetZone(z control.Zone) error { return s.names.set(z) }
 
 // Status implements control.Service.
 func (s *service) Status(contract canon.Hash) control.Status {
 	now := s.server.Status()
 	out := control.Status{
-		Routes: []control.RouteStatus{}, Certificates: []control.CertificateStatus{}, Conns: uint64(now.Conns), Flows: uint64(now.Flows),
+		Routes: []control.RouteStatus{}, Certificates: s.ends.certificates(contract.String()), Conns: uint64(now.Conns), Flows: uint64(now.Flows),
 		Unknown: now.Unknown, Junk: now.Junk, Refused: now.Refused, LogLost: now.LogLost,
 	}
 	for _, r := range now.Routes {
@@ -79,6 +84,7 @@ func (s *service) Status(contract canon.Hash) control.Status {
 			ID: r.ID, Problem: control.Short(r.Problem), Conns: uint64(r.Conns), Total: r.Total, In: r.In, Out: r.Out, Failures: r.Failures,
 			Backends: []control.BackendStatus{},
 		}
+		rs.Requests, rs.Errors = s.ends.requests(r.ID)
 		for _, b := range r.Backends {
 			rs.Backends = append(rs.Backends, control.BackendStatus{
 				Name: b.Name, Addr: b.Addr.String(), Healthy: b.Healthy, Checked: b.Checked, Since: control.Unix(b.Since), Error: control.Short(b.Error), Conns: uint64(b.Conns),

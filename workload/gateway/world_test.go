@@ -516,3 +516,12 @@ func contextWithCancel() (context.Context, context.CancelFunc) {
 }
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+func (w *world) dialUDP(to string) (c net.Conn, err error) {
+	w.t.Helper()
+	in(w.t, w.internet, func() error { c, err = net.Dial("udp", to); return nil })
+	if err == nil {
+		w.t.Cleanup(func() { c.Close() })
+	}
+	return c, err
+}

@@ -163,6 +163,12 @@ func in(t testing.TB, ns *os.File, f func() error) {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldWith(t, func(*world) {})
+}
+
+// newWorldWith changes the world before the daemon starts.
+func newWorldWith(t *testing.T, change func(*world)) *world {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Fatal("this test makes network namespaces: run it as root, e.g. sudo make test")
 	}
@@ -176,6 +182,7 @@ func newWorld(t *testing.T) *world {
 			must(t, os.Chmod(d, st.Mode().Perm()|0o011))
 		}
 	}
+	change(w)
 	w.card()
 	var err error
 	w.routers, err = tenant.New(tenant.Config{Slot: w.slot, Agent: noAgent{}, Run: filepath.Join(w.dir, "netns"), Host: int(w.host.Fd()), Log: slog.New(slog.DiscardHandler)})

@@ -62,11 +62,15 @@ type gatewayFacts struct {
 	zoned  time.Time // when the zone was read last
 }
 
-// domains tells whether domains that are not the grid's are a group's.
+// domains tells whether domains that are not the grid's are a group's, by what DNS
+// says. *ownDomains is one.
 type domains interface {
-	// Proven returns nil if the newest look at the host's text record says that the
-	// group owns it. It looks in the background and returns at once.
-	Proven(host string, group contract.Signed, members []contract.Signed) error
+	// Watch replaces what is looked at, in the background.
+	Watch(all []claim)
+	// Proven returns nil if the newest look says that the group owns a host, or a
+	// domain above it. It returns at once.
+	Proven(host string, group canon.Hash) error
+	Run(ctx context.Context) error
 }
 
 // judged is what was found of one version of a gateway.
@@ -213,6 +217,7 @@ func (f *gatewayFacts) refresh(ctx context.Context, l ledgerLists, cases []gatew
 	if err != nil {
 		return changed, err
 	}
+	f.domains.Watch(foreign(cases, z, has))
 	next := map[workload.ID]judged{}
 	for _, c := range cases {
 		j, err := f.names(ctx, l, z, has, now, c)
@@ -249,6 +254,27 @@ func equalJudgement(a, b publish.Judgement) bool {
 	return a.Age == b.Age && maps.EqualFunc(a.Hosts, b.Hosts, func(x, y error) bool {
 		return (x == nil) == (y == nil) && (x == nil || x.Error() == y.Error())
 	})
+}
+
+// foreign are the hosts of gateways that are not under the grid's domain.
+func foreign(cases []gatewayCase, z contract.Zone, has bool) []claim {
+	var out []claim
+	for _, c := range cases {
+		g, err := plan.DecodeGateway(c.d.Plan.Config)
+		if err != nil {
+			continue
+		}
+		for _, r := range g.Routes {
+			under := false
+			if has {
+				_, under = z.Label(r.Host)
+			}
+			if r.Host != "" && !under {
+				out = append(out, claim{r.Host, c.e})
+			}
+		}
+	}
+	return out
 }
 
 // readZone reads the grid's domain, and the time of the block that proves it.
@@ -297,7 +323,7 @@ func (f *gatewayFacts) name(ctx context.Context, l ledgerLists, z contract.Zone,
 		label, under = z.Label(host)
 	}
 	if !under {
-		return f.domains.Proven(host, e.Group, e.Members), nil
+		return f.domains.Proven(host, e.Group.ID()), nil
 	}
 	var rec contract.HostNameRecord
 	if label != "" {
@@ -348,6 +374,20 @@ func (n *Node) serveGateways(ctx context.Context) error {
 	return n.gateways.Run(ctx)
 }
 
+// watchDomains looks at the text records of domains that groups publish.
+func (n *Node) watchDomains(ctx context.Context) error {
+	supervise.Signal(ctx, supervise.Healthy)
+	return n.facing.domains.Run(ctx)
+}
+
+// wakeGateways makes facts be read again soon: a domain's owner was found.
+func (n *Node) wakeGateways() {
+	select {
+	case n.domainsChanged <- struct{}{}:
+	default:
+	}
+}
+
 // followGateways keeps the facts about gateways fresh, until ctx ends.
 func (n *Node) followGateways(ctx context.Context, l *light.Client) error {
 	supervise.Signal(ctx, supervise.Healthy)
@@ -370,6 +410,7 @@ func (n *Node) followGateways(ctx context.Context, l *light.Client) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
+		case <-n.domainsChanged:
 		}
 	}
 }
@@ -401,7 +442,7 @@ func (n *Node) openGateways() error {
 	}
 	n.facing = &gatewayFacts{
 		grid: n.at.grid.ID, farm: n.at.grid.FarmID, farmKey: n.at.grid.Farm.Key, slot: n.at.Slot, genesis: genesis,
-		log: n.log, domains: newOwnDomains(n.at.grid.ID, n.log),
+		log: n.log, domains: newOwnDomains(n.at.grid.ID, resolverOf(n.nameservers()), n.wakeGateways),
 	}
 	if n.at.Disk.Kind == boot.DiskReal {
 		n.facing.dir = boot.DataDir

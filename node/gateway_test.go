@@ -8,9 +8,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/gateway/control"
+	"github.com/zero-os/zos/gateway/domain"
 	"github.com/zero-os/zos/ledger/light"
 	"github.com/zero-os/zos/node/protocol"
 	"github.com/zero-os/zos/problem"
@@ -46,9 +49,11 @@ func (l lister) List(_ context.Context, prefix string) ([]light.KV, light.Head, 
 // noDomains says that no domain is proven.
 type noDomains struct{}
 
-func (noDomains) Proven(host string, _ contract.Signed, _ []contract.Signed) error {
+func (noDomains) Proven(host string, _ canon.Hash) error {
 	return problem.New("domain-unproven", "%s: nothing is there", host)
 }
+func (noDomains) Watch([]claim)             {}
+func (noDomains) Run(context.Context) error { return nil }
 
 const gridDomain = "grid.example"
 
@@ -282,5 +287,66 @@ func TestGatewayStatusIsCutToTheLimits(t *testing.T) {
 	s.Routes[id] = w
 	if r := gatewayStatusOf(g.slot.ID(), s, now).Gateways[0].Routes[0]; r.Serving || r.Code != "name-expired" || r.Message != "host shop: it ended" {
 		t.Errorf("route %+v", r)
+	}
+}
+
+// records are what DNS says.
+type records map[string][]string
+
+func (r records) Lookup(_ context.Context, name string, _ uint16) (domain.Answer, error) {
+	out := domain.Answer{TTL: time.Minute}
+	for _, text := range r[name] {
+		var parts []string
+		for len(text) > 255 {
+			parts, text = append(parts, text[:255]), text[255:]
+		}
+		out.Records = append(out.Records, &dns.TXT{Hdr: dns.RR_Header{Name: name + ".", Rrtype: dns.TypeTXT, Class: dns.ClassINET, Ttl: 60}, Txt: append(parts, text)})
+	}
+	return out, nil
+}
+
+func TestADomainIsServedForTheGroupThatProvesIt(t *testing.T) {
+	g := newGrid(t)
+	g.pool(1, someRange())
+	c, gw := g.gateway("shop.own.example", "www.other.example")
+	statement := domain.Statement{Grid: g.id, Group: g.group, Domain: "own.example"}
+	proof := domain.Proof{Group: g.group}
+	for _, by := range g.people[:2] {
+		sig, err := domain.Sign(t.Context(), statement, by)
+		if err != nil {
+			t.Fatal(err)
+		}
+		proof.Signatures = append(proof.Signatures, sig)
+	}
+	text, err := domain.Make(proof)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := make(chan struct{}, 1)
+	f := g.facts("")
+	own := newOwnDomains(g.id, records{"_zos.own.example": {text}}, func() { changed <- struct{}{} })
+	f.domains = own
+	if err := g.refresh(f, c); err != nil {
+		t.Fatal(err)
+	}
+	if j := f.Judge(c.d, gw); problem.Code(j.Hosts["shop.own.example"]) != "name-unchecked" {
+		t.Errorf("before the first look: %v", j.Hosts)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = own.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	<-changed
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if err := g.refresh(f, c); err != nil {
+			t.Fatal(err)
+		}
+		j := f.Judge(c.d, gw)
+		if j.Hosts["shop.own.example"] == nil && problem.Code(j.Hosts["www.other.example"]) == "domain-unproven" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it says %v", j.Hosts)
+		}
 	}
 }

@@ -50,9 +50,11 @@ type Node struct {
 	facing   *gatewayFacts
 	shared   *publish.Shared
 	sharing  *gatewayPeers
-	reconc   *reconciler
-	receipts *receipts
-	prover   *prover
+	// domainsChanged has one element when the owner of a domain was found or lost.
+	domainsChanged chan struct{}
+	reconc         *reconciler
+	receipts       *receipts
+	prover         *prover
 
 	mu       sync.Mutex
 	epoch    uint64        // 0: not joined
@@ -72,7 +74,7 @@ func Run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("read what the first stage left: %w", err)
 	}
-	n := &Node{at: at, log: log, started: time.Now(), cases: map[canon.Hash]evidence{}, problems: map[string]string{}}
+	n := &Node{at: at, log: log, started: time.Now(), cases: map[canon.Hash]evidence{}, domainsChanged: make(chan struct{}, 1), problems: map[string]string{}}
 	for _, step := range []struct {
 		what string
 		do   func() error
@@ -188,6 +190,7 @@ func (n *Node) supervise(ctx context.Context) error {
 		for name, part := range map[string]supervise.Runnable{
 			"reconciler": n.reconc.run,
 			"gateways":   n.serveGateways,
+			"domains":    n.watchDomains,
 			"membership": n.member,
 			"ledger":     n.follow,
 		} {

@@ -2,9 +2,7 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -12,7 +10,6 @@ import (
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/gateway/control"
-	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/spec/plan"
 )
 
@@ -122,17 +119,4 @@ func gatewaysOf(ctx context.Context, l ledgerLists, id canon.Hash) ([]plan.Gatew
 		}
 	}
 	return out, nil
-}
-
-// ownDomains looks at the text records of domains that are not the grid's.
-type ownDomains struct {
-	grid canon.Hash
-	log  *slog.Logger
-}
-
-func newOwnDomains(grid canon.Hash, log *slog.Logger) *ownDomains { return &ownDomains{grid, log} }
-
-// Proven implements domains.
-func (o *ownDomains) Proven(host string, _ contract.Signed, _ []contract.Signed) error {
-	return problem.New("domain-unproven", "%s: %w", host, errors.New("domains of groups' own are not looked up by this release"))
 }

@@ -115,6 +115,9 @@ func TestTheProcessHasNoRightAtAll(t *testing.T) {
 			t.Errorf("it has %s open", at)
 		}
 	}
+	if oom, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", ref.PID)); err != nil || string(oom) != "200\n" {
+		t.Errorf("when memory is short it weighs %q, %v", oom, err)
+	}
 	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", ref.PID))
 	must(t, err)
 	for line := range strings.Lines(string(limits)) {

@@ -54,6 +54,9 @@ func Confine(j Jail, args, env []string) error {
 		what string
 		do   func() error
 	}{
+		{"let it be ended before the daemon when memory is short", func() error {
+			return os.WriteFile("/proc/self/oom_score_adj", []byte("200"), 0)
+		}},
 		{"make its root", j.root},
 		{"limit it", j.limit},
 		{"close what it does not need", func() error {

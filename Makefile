@@ -34,7 +34,7 @@ build: bin image
 bin: runc
 	@mkdir -p bin
 	$(foreach c,$(COMMANDS),$(GOBUILD) -o bin/$(c) ./cmd/$(c) &&) true
-	$(GOBUILD) -o bin/hello ./examples/hello
+	$(foreach e,hello shop,$(GOBUILD) -o bin/$(e) ./examples/$(e) &&) true
 
 # runc needs cgo for libseccomp; it is linked statically all the same.
 runc: bin/runc

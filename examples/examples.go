@@ -8,7 +8,7 @@ import _ "embed"
 //go:embed hello.yaml
 var Hello []byte
 
-// Shop is shop.yaml: a page, its database and a client on a private network.
+// Shop is shop/shop.yaml: a page on the internet and its database, which is not.
 //
-//go:embed shop.yaml
+//go:embed shop/shop.yaml
 var Shop []byte

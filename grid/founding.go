@@ -2,6 +2,7 @@ package grid
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,7 +21,6 @@ import (
 const (
 	groupName = "demo"
 	farmName  = "home"
-	imageName = "hello"
 	imageTag  = "1"
 )
 
@@ -107,6 +107,9 @@ func found(ctx context.Context, d dir, c *client.Client, o Options, machines []*
 	if err := f.delegate(ctx, d, c, farmer); err != nil {
 		return nil, err
 	}
+	if err := f.openToThePublic(ctx, d, c, machines, farmer); err != nil {
+		return nil, err
+	}
 	_, consented, err := client.Get[contract.ConsentRecord](ctx, c, contract.KeyConsent(f.farm, f.group))
 	if err != nil {
 		return nil, err
@@ -174,19 +177,9 @@ func (f *founding) delegate(ctx context.Context, d dir, c *client.Client, farmer
 	return err
 }
 
-// publishHello signs the tag of the demo image as its publisher.
-func (f *founding) publishHello(ctx context.Context, d dir, grid canon.Hash, image string) error {
-	digest, err := readDigest(filepath.Join(image, HelloFile))
-	if err != nil {
-		return err
-	}
+// publishDemo signs the tags of the demo images as their publisher.
+func (f *founding) publishDemo(ctx context.Context, d dir, grid canon.Hash, image string) error {
 	publisher, err := d.signer(people[0])
-	if err != nil {
-		return err
-	}
-	now := time.Now()
-	tag, err := contract.Sign(ctx, contract.NewTag(grid, f.accounts[people[0]], imageName, imageTag, digest,
-		uint64(now.Unix()), uint64(now.Add(years).Unix())), contract.KindTag, publisher)
 	if err != nil {
 		return err
 	}
@@ -194,19 +187,34 @@ func (f *founding) publishHello(ctx context.Context, d dir, grid canon.Hash, ima
 	if err != nil {
 		return err
 	}
-	if err := w.PublishTag(ctx, tag); err != nil {
-		return fmt.Errorf("publish %s/%s:%s: %w", people[0], imageName, imageTag, err)
+	now := time.Now()
+	for _, name := range DemoImages() {
+		digest, err := readDigest(filepath.Join(image, name))
+		if err != nil {
+			return errors.Join(err, w.Close())
+		}
+		tag, err := contract.Sign(ctx, contract.NewTag(grid, f.accounts[people[0]], name, imageTag, digest,
+			uint64(now.Unix()), uint64(now.Add(years).Unix())), contract.KindTag, publisher)
+		if err == nil {
+			err = w.PublishTag(ctx, tag)
+		}
+		if err != nil {
+			return errors.Join(fmt.Errorf("publish %s/%s:%s: %w", people[0], name, imageTag, err), w.Close())
+		}
 	}
 	return w.Close()
 }
 
-// Files that `zos boot image` leaves beside the boot files: the digests of the
-// OS flist and of the demo image, as hex.
+// What `zos boot image` leaves beside the boot files: the hub's tree, and the
+// digests of the OS flist and of each demo image, as hex in a file of its name.
 const (
-	OSFile    = "os"
-	HelloFile = "hello"
-	HubDir    = "hub"
+	OSFile = "os"
+	HubDir = "hub"
 )
+
+// DemoImages are the images that a grid of `zos up` publishes; each is a program
+// of package examples.
+func DemoImages() []string { return []string{"hello", "shop"} }
 
 func readDigest(path string) (canon.Hash, error) {
 	b, err := os.ReadFile(path)

@@ -29,6 +29,7 @@ const powerOnPause = 500 * time.Millisecond
 type machine struct {
 	name   string
 	config qemu.Config
+	public *Public // nil: it has none
 	log    *slog.Logger
 	change func() // called when pid or boots have changed
 
@@ -70,7 +71,21 @@ func newMachine(d dir, name string, i int, o Options, bootFile string, log *slog
 			c.MemoryMB = memoryDiskless
 		}
 	}
-	return &machine{name: name, config: c, log: log, change: func() {}}, nil
+	m := &machine{name: name, config: c, log: log, change: func() {}}
+	if i <= o.Nodes-o.Gateways {
+		return m, nil
+	}
+	side := loopbackPublic
+	if o.Underlay != nil {
+		side = o.Underlay.Public
+	}
+	public, err := side(i)
+	if err != nil {
+		return nil, fmt.Errorf("make the public side of %s: %w", name, err)
+	}
+	m.public = &public
+	m.config.Extra = append(m.config.Extra, public.Args...)
+	return m, nil
 }
 
 // macOf is the hardware address of node number i, by which its slot knows it.
@@ -182,6 +197,9 @@ func (m *machine) state() NodeState {
 	}
 	if m.vm != nil {
 		s.PID = m.vm.PID()
+	}
+	if m.public != nil {
+		s.Public = m.public.Forwards
 	}
 	if len(m.config.Disks) > 0 {
 		s.Disk = m.config.Disks[0].Path

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/flist"
 	"github.com/zero-os/zos/netlab"
 	"github.com/zero-os/zos/node/protocol"
@@ -73,6 +74,21 @@ func (l *laboratory) Wire(i int, mac, bootFile string) []string {
 	l.sites[i-1].SetBootFile(bootFile)
 	return l.machines[i-1].QEMUArgs(mac)
 }
+
+// Public implements Underlay: the gateway's public card is on the internet itself.
+func (l *laboratory) Public(i int) (Public, error) {
+	card := l.internet.Machine(nodeName(i) + "-public")
+	return Public{
+		Args: card.QEMUCard("public", publicMACOf(i)),
+		Pool: contract.Pool{
+			MAC: publicMACOf(i), Shared: []string{publicShared}, First: firstPublicPort, Last: lastPublicPort,
+			Ranges: []contract.Range{{Prefix: "198.51.100.0/24", Router: "198.51.100.254", First: publicShared, Last: "198.51.100.207"}},
+		},
+	}, nil
+}
+
+// publicShared is the address of the laboratory's gateway.
+const publicShared = "198.51.100.200"
 
 func (l *laboratory) segments() []*netlab.Segment {
 	all := []*netlab.Segment{l.internet}

@@ -27,6 +27,8 @@ type Options struct {
 	Dir   string // everything that the grid writes; made when absent
 	Image string // directory that `zos boot image` made
 	Nodes int    // machines, 1 to MaxNodes
+	// Gateways is how many of them, the last ones, have a public side.
+	Gateways int
 	// Identity says where nodes keep their keys; several ways, separated by
 	// commas, are given to the nodes in turn.
 	Identity string
@@ -46,6 +48,8 @@ func (o Options) validate() error {
 	switch {
 	case o.Nodes < 1 || o.Nodes > MaxNodes:
 		return problem.New("option-invalid", "%d nodes: a grid on one machine has 1 to %d", o.Nodes, MaxNodes)
+	case o.Gateways < 0 || o.Gateways > o.Nodes:
+		return problem.New("option-invalid", "%d gateways of %d nodes", o.Gateways, o.Nodes)
 	case o.Firmware != qemu.BIOS && o.Firmware != qemu.UEFI:
 		return problem.New("option-invalid", "firmware %q", o.Firmware).WithFix("write bios or uefi")
 	case o.Memory != 0 && o.Memory < 256:

@@ -42,6 +42,9 @@ type NodeState struct {
 	Segment  string `json:"segment"`       // socket of the node's layer-2 segment
 	Console  string `json:"console"`       // what its serial line printed
 	Boots    int    `json:"boots"`         // power-ons by this grid
+	// Public is where on this host's loopback the node's public addresses are
+	// reached, like 198.51.100.8:443/tcp; empty if it is no gateway.
+	Public map[string]string `json:"public,omitempty"`
 }
 
 // ReadState reads what the grid in a directory last said.

@@ -19,4 +19,6 @@ type Underlay interface {
 	// Wire plugs in machine number i, from 1, and returns QEMU's arguments for its
 	// card. bootFile is the URL that DHCP gives it.
 	Wire(i int, mac, bootFile string) []string
+	// Public is the public side of machine number i.
+	Public(i int) (Public, error)
 }

@@ -186,7 +186,7 @@ func (g *Grid) found(ctx context.Context) error {
 	if g.founding, err = found(ctx, g.d, g.client, g.o, g.machines); err != nil {
 		return err
 	}
-	return g.founding.publishHello(ctx, g.d, g.client.Grid(), g.o.Image)
+	return g.founding.publishDemo(ctx, g.d, g.client.Grid(), g.o.Image)
 }
 
 // releaseOS signs the release and writes the archive that makes the boot image

@@ -83,6 +83,15 @@ func (m *Machine) QEMUArgs(mac string) []string {
 	}
 }
 
+// QEMUCard are the arguments for a further card of a machine, with the hardware
+// address, that is here. The machine does not boot from it.
+func (m *Machine) QEMUCard(id, mac string) []string {
+	return []string{
+		"-netdev", "stream,id=" + id + ",server=off,addr.type=unix,addr.path=" + m.path,
+		"-device", "virtio-net-pci,netdev=" + id + ",romfile=,mac=" + mac,
+	}
+}
+
 // Connected tells whether a machine is plugged in now.
 func (m *Machine) Connected() bool {
 	m.mu.Lock()

@@ -25,7 +25,7 @@ type sharedStore struct {
 func (s sharedStore) do(ctx context.Context, op, key string, value []byte) (control.StoreReply, error) {
 	r, err := s.process.StoreOp(ctx, control.StoreRequest{Contract: s.contract, Op: op, Key: key, Value: value})
 	var failed control.Failed
-	if errors.As(err, &failed) && failed.Code == control.CodeAbsent {
+	if errors.As(err, &failed) && failed.Code == control.FailureAbsent {
 		return r, fmt.Errorf("%.100q: %w", key, fs.ErrNotExist)
 	}
 	return r, err
@@ -36,7 +36,7 @@ func (s sharedStore) Lock(ctx context.Context, name string) error {
 	for {
 		_, err := s.do(ctx, control.StoreLock, name, nil)
 		var failed control.Failed
-		if !errors.As(err, &failed) || failed.Code != control.CodeLocked {
+		if !errors.As(err, &failed) || failed.Code != control.FailureLocked {
 			return err
 		}
 		select {

@@ -27,9 +27,9 @@ func (a *app) bootImageCommand() *cobra.Command {
 	var o imageOptions
 	cmd := &cobra.Command{
 		Use:   "image",
-		Short: "Build kernel, first stage, OS flist and the demo image",
+		Short: "Build kernel, first stage, OS flist and the demo images",
 		Long: `Build what every grid's nodes boot: the kernel and the first stage, and the OS
-and the demo image as flists in a hub's layout. The same inputs give the same
+and the demo images as flists in a hub's layout. The same inputs give the same
 bytes, whoever builds them.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.bootImage(cmd.Context(), o) },
@@ -65,11 +65,11 @@ func (a *app) bootImage(ctx context.Context, o imageOptions) error {
 	if err != nil {
 		return err
 	}
-	system, hello, err := buildFlists(ctx, w, o.kernel, program)
+	flists, err := buildFlists(ctx, w, o.kernel, program)
 	if err = errors.Join(err, w.Close()); err != nil {
 		return err
 	}
-	for name, digest := range map[string]canon.Hash{grid.OSFile: system, grid.HelloFile: hello} {
+	for name, digest := range flists {
 		if err := boot.WriteFile(filepath.Join(o.out, name), []byte(digest.String()+"\n"), 0o644); err != nil {
 			return err
 		}
@@ -77,38 +77,48 @@ func (a *app) bootImage(ctx context.Context, o imageOptions) error {
 	rows := [][]string{
 		{"kernel", image.KernelDigest.Short(), mib(uint64(image.KernelSize))},
 		{"first stage", image.InitrdDigest.Short(), mib(uint64(image.InitrdSize))},
-		{"OS flist", system.Short(), ""},
-		{"demo image", hello.Short(), ""},
+		{"OS flist", flists[grid.OSFile].Short(), ""},
 	}
-	return a.table(map[string]any{"image": image, "os": system, "hello": hello}, []string{"PART", "DIGEST", "SIZE"}, rows)
+	machine := map[string]any{"image": image, "os": flists[grid.OSFile]}
+	for _, name := range grid.DemoImages() {
+		rows = append(rows, []string{"image " + name, flists[name].Short(), ""})
+		machine[name] = flists[name]
+	}
+	return a.table(machine, []string{"PART", "DIGEST", "SIZE"}, rows)
 }
 
-// buildFlists publishes the OS and the demo image.
-func buildFlists(ctx context.Context, w *hub.Writer, kernel string, program func(string) string) (system, hello canon.Hash, err error) {
+// buildFlists publishes the OS and the demo images; it returns their digests by
+// the names of the files that keep them.
+func buildFlists(ctx context.Context, w *hub.Writer, kernel string, program func(string) string) (map[string]canon.Hash, error) {
+	out := map[string]canon.Hash{}
 	built, err := boot.BuildOS(ctx, boot.OSOptions{
 		ZosInit: program("zos-init"), Zosd: program("zosd"), ZosFault: program("zos-fault"), ZosShim: program("zos-shim"), ZosGateway: program("zos-gateway"),
 		Runc: program("runc"), KernelDir: kernel, Sink: w,
 	})
 	if err != nil {
-		return system, hello, err
+		return nil, err
 	}
-	if system, err = w.PutFlist(ctx, built.Manifest); err != nil {
-		return system, hello, err
+	if out[grid.OSFile], err = w.PutFlist(ctx, built.Manifest); err != nil {
+		return nil, err
 	}
-	m, err := helloImage(ctx, w, program("hello"))
-	if err != nil {
-		return system, hello, err
+	for _, name := range grid.DemoImages() {
+		m, err := demoImage(ctx, w, name, program(name))
+		if err != nil {
+			return nil, err
+		}
+		if out[name], err = w.PutFlist(ctx, m); err != nil {
+			return nil, err
+		}
 	}
-	hello, err = w.PutFlist(ctx, m)
-	return system, hello, err
+	return out, nil
 }
 
-// ballastSize is the size of the demo image's large file, which it never reads:
+// ballastSize is the size of a demo image's large file, which it never reads:
 // it shows that only what is read is fetched.
 const ballastSize = 32 << 20
 
-// helloImage is one static program beside a large file.
-func helloImage(ctx context.Context, sink flist.Sink, program string) (flist.Manifest, error) {
+// demoImage is one static program beside a large file.
+func demoImage(ctx context.Context, sink flist.Sink, name, program string) (flist.Manifest, error) {
 	f, err := os.Open(program)
 	if err != nil {
 		return flist.Manifest{}, problem.New("image-missing", "read the demo program: %w", err).WithFix("run: make build")
@@ -118,13 +128,13 @@ func helloImage(ctx context.Context, sink flist.Sink, program string) (flist.Man
 	root := flist.Meta{Mode: 0o755}
 	if err := errors.Join(
 		t.AddDir("", root),
-		t.AddFile(ctx, "hello", flist.Meta{Mode: 0o755}, f),
+		t.AddFile(ctx, name, flist.Meta{Mode: 0o755}, f),
 		t.AddFile(ctx, "ballast", flist.Meta{Mode: 0o644}, &ballast{left: ballastSize}),
 	); err != nil {
 		return flist.Manifest{}, err
 	}
 	_, m, _, err := t.Manifest()
-	m.Config = flist.Config{Entrypoint: []string{"/hello"}, WorkDir: "/"}
+	m.Config = flist.Config{Entrypoint: []string{"/" + name}, WorkDir: "/"}
 	return m, err
 }
 

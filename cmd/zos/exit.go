@@ -53,7 +53,7 @@ var exits = map[string]int{
 	"network-detached": exitUnreachable, "network-pending": exitUnreachable, "node-silent": exitUnreachable, "node-busy": exitUnreachable, "hello-refused": exitUnreachable, "node-not-ready": exitUnreachable,
 	"node-stopping": exitUnreachable, "node-unbound": exitUnreachable, "agent-unreachable": exitUnreachable, "agent-silent": exitUnreachable,
 	"key-not-in-agent": exitUnreachable, "stream-lost": exitUnreachable, "reply-gap": exitUnreachable, "lease-expired": exitUnreachable,
-	"not-yet": exitUnreachable,
+	"not-yet": exitUnreachable, "public-card-missing": exitUnreachable, "gateway-down": exitUnreachable, "not-served": exitUnreachable, "name-unchecked": exitUnreachable,
 
 	"acme-rate-limited": exitUnreachable, "acme-unreachable": exitUnreachable, "certificates-unavailable": exitUnreachable, "domain-unreachable": exitUnreachable,
 	"acme-answer-invalid": exitUntrusted, "store-damaged": exitUntrusted, "store-old": exitUntrusted, "domain-proof-invalid": exitInvalid,

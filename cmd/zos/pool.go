@@ -38,7 +38,8 @@ func (a *app) poolSetCommand(farm *string) *cobra.Command {
 		Long: `Give a slot public addresses, in place of those that it has. A range is written
 PREFIX,ROUTER,FIRST[-LAST]. What contracts hold of addresses that are not in it any more is
 not served any more, and stays theirs until they are updated or removed.`,
-		Example: `  zos farm pool set node-3 --mac 52:54:00:12:34:56 --range 198.51.100.0/24,198.51.100.1,198.51.100.10-198.51.100.19 \
+		Example: `  zos farm pool set node-3 --mac 52:54:00:12:34:56 \
+    --range 198.51.100.0/24,198.51.100.1,198.51.100.10-198.51.100.19 \
     --shared 198.51.100.10 --ports 20000-29999`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeFirst(nodeNames),

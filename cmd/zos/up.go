@@ -27,6 +27,7 @@ type upOptions struct {
 	dir       string
 	image     string
 	nodes     int
+	gateways  int
 	identity  string
 	firmware  string
 	memory    int
@@ -61,6 +62,7 @@ With --dir it can be ended and started again, and its workloads return.`,
 	f.StringVar(&o.dir, "dir", "", "directory of the grid (default: a temporary one, removed at the end)")
 	f.StringVar(&o.image, "image", image, "directory that `zos boot image` made")
 	f.IntVar(&o.nodes, "nodes", 1, "how many nodes")
+	f.IntVar(&o.gateways, "gateways", 1, "how many of the nodes, the last ones, have public addresses, played on this machine's loopback")
 	f.StringVar(&o.identity, "identity", grid.IdentityDisk, "where nodes keep their keys: disk, tpm or none; several, with commas, go round")
 	f.StringVar(&o.firmware, "firmware", string(qemu.BIOS), "what the machines start with: bios or uefi")
 	f.IntVar(&o.memory, "memory", 0, "memory of each node in MiB (default: 512, without disks 1024)")
@@ -94,7 +96,7 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	defer closeLog()
 	began := time.Now()
 	g, err := grid.Up(ctx, grid.Options{
-		Dir: o.dir, Image: o.image, Nodes: o.nodes, Identity: o.identity, Firmware: qemu.Firmware(o.firmware), Memory: o.memory, RelayOnly: o.relayOnly,
+		Dir: o.dir, Image: o.image, Nodes: o.nodes, Gateways: o.gateways, Identity: o.identity, Firmware: qemu.Firmware(o.firmware), Memory: o.memory, RelayOnly: o.relayOnly,
 		Progress: a.progress, Log: log,
 	})
 	if err != nil {
@@ -195,7 +197,7 @@ func (a *app) upDetached(ctx context.Context, o upOptions) error {
 		return fmt.Errorf("open %s: %w", logPath, err)
 	}
 	defer log.Close()
-	args := []string{"up", "--dir", o.dir, "--image", o.image, "--nodes", strconv.Itoa(o.nodes), "--identity", o.identity,
+	args := []string{"up", "--dir", o.dir, "--image", o.image, "--nodes", strconv.Itoa(o.nodes), "--gateways", strconv.Itoa(o.gateways), "--identity", o.identity,
 		"--firmware", o.firmware, "--memory", strconv.Itoa(o.memory), "--wait", o.wait.String(), "--no-color"}
 	if o.noDemo {
 		args = append(args, "--no-demo")

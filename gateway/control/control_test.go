@@ -94,7 +94,7 @@ func (d *fakeDaemon) Store(_ context.Context, r StoreRequest) (StoreReply, error
 	case StoreGet:
 		v, ok := d.keys[r.Key]
 		if !ok {
-			return StoreReply{Failure: Failure{CodeAbsent, "absent"}}, nil
+			return StoreReply{Failure: Failure{FailureAbsent, "absent"}}, nil
 		}
 		return StoreReply{Value: v}, nil
 	}
@@ -240,7 +240,7 @@ func TestTheProcessIsAnswered(t *testing.T) {
 		t.Errorf("%q, %v", r.Value, err)
 	}
 	var failed Failed
-	if _, err := p.StoreOp(ctx, StoreRequest{Op: StoreGet, Key: "x"}); !errors.As(err, &failed) || failed.Code != CodeAbsent {
+	if _, err := p.StoreOp(ctx, StoreRequest{Op: StoreGet, Key: "x"}); !errors.As(err, &failed) || failed.Code != FailureAbsent {
 		t.Errorf("an absent key is %v", err)
 	}
 	if addrs, err := p.Resolve(ctx, "ca.example"); err != nil || len(addrs) != 1 {

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -253,11 +254,7 @@ func failure(err error) Failure {
 	if err == nil {
 		return Failure{}
 	}
-	code := problem.Code(err)
-	if code == "" {
-		code = "failed"
-	}
-	return Failure{code, Short(err.Error())}
+	return Failure{cmp.Or(problem.Code(err), "failed"), Short(err.Error())}
 }
 
 // ask sends a question to the process and waits for its answer.

@@ -209,14 +209,14 @@ const (
 	StoreDelete = "delete"
 	StoreList   = "list"
 	StoreStat   = "stat"
-	StoreLock   = "lock" // does not wait: code CodeLocked if somebody has it
+	StoreLock   = "lock" // does not wait: code FailureLocked if somebody has it
 	StoreUnlock = "unlock"
 )
 
 // Codes of a StoreReply.
 const (
-	CodeAbsent = "absent" // no such key
-	CodeLocked = "locked" // another gateway has the lock
+	FailureAbsent = "absent" // no such key
+	FailureLocked = "locked" // another gateway has the lock
 )
 
 // StoreRequest is about what the gateways of one contract share.

@@ -230,7 +230,7 @@ func (s *Shared) Do(ctx context.Context, r control.StoreRequest) (control.StoreR
 			i, ok = s.get(r.Contract, r.Key)
 		}
 		if !ok {
-			return control.StoreReply{Failure: control.Failure{Code: control.CodeAbsent, Message: "there is no such key"}}, nil
+			return control.StoreReply{Failure: control.Failure{Code: control.FailureAbsent, Message: "there is no such key"}}, nil
 		}
 		out := control.StoreReply{Size: uint64(len(i.Value)), Modified: i.Time}
 		if r.Op == control.StoreGet {

@@ -91,7 +91,7 @@ func (c *cluster) has(n int, key, value string) {
 	c.t.Helper()
 	r, err := c.do(n, control.StoreGet, key, "")
 	must(c.t, err)
-	if value == "" && r.Failure.Code != control.CodeAbsent || string(r.Value) != value {
+	if value == "" && r.Failure.Code != control.FailureAbsent || string(r.Value) != value {
 		c.t.Errorf("gateway %d has %q at %s (%s), want %q", n, r.Value, key, r.Failure.Code, value)
 	}
 }
@@ -207,7 +207,7 @@ func TestWhatIsSharedIsReadByNobodyElse(t *testing.T) {
 	c.has(0, "certificates/secret-host", "a private key")
 	other, err := NewShared(dir, [32]byte{9}, c.slots[0], seat{c, c.slots[0]}, discard())
 	must(t, err)
-	if r, err := other.Do(limited(t), control.StoreRequest{Contract: c.contract, Op: control.StoreGet, Key: "certificates/secret-host"}); err != nil || r.Failure.Code != control.CodeAbsent {
+	if r, err := other.Do(limited(t), control.StoreRequest{Contract: c.contract, Op: control.StoreGet, Key: "certificates/secret-host"}); err != nil || r.Failure.Code != control.FailureAbsent {
 		t.Errorf("another key reads %+v, %v", r, err)
 	}
 	must(t, c.stores[c.slots[0]].Forget(c.contract))

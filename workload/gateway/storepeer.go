@@ -141,7 +141,7 @@ func (s *Shared) lock(ctx context.Context, r control.StoreRequest) (control.Stor
 			granted = answer.Granted
 		}
 		if r.Op == control.StoreLock && !granted {
-			return control.StoreReply{Failure: control.Failure{Code: control.CodeLocked, Message: "another gateway has the lock"}}, nil
+			return control.StoreReply{Failure: control.Failure{Code: control.FailureLocked, Message: "another gateway has the lock"}}, nil
 		}
 		return control.StoreReply{}, nil
 	}

@@ -2,26 +2,36 @@ package grid
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/client"
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/examples"
+	"github.com/zero-os/zos/gateway/certs/certstest"
 	"github.com/zero-os/zos/netlab"
 	"github.com/zero-os/zos/qemu"
 )
 
 // TestGateway is examples/shop: a page on one node, its database on another behind
-// a different NAT, a gateway on a third. Everything is approved by two of three.
+// a different NAT, a gateway on a third. A laptop behind a NAT of its own enters the
+// network with the stock programs. Everything is approved by two of three.
 func TestGateway(t *testing.T) {
 	l := newLaboratory(t)
 	outside := l.lab.Host("outside", l.internet)
+	authority := l.lab.Host("authority", l.internet)
+	l.acme = certstest.Start(t, authority.Addr4(), netip.AddrPortFrom(netip.MustParseAddr(publicShared), 53), authority.Start)
+	home := l.lab.Site("home", netlab.SiteConfig{WAN: l.internet, NAT: netlab.Symmetric, LAN: []string{"192.168.1.0/24"}})
+	laptop := home.Host("laptop")
 	w := startWorld(t, Options{Nodes: 3, Gateways: 1, Identity: "disk", Firmware: qemu.BIOS, Underlay: l})
 	for _, label := range []string{"shop", "www"} {
 		w.reserve(label)
@@ -30,12 +40,97 @@ func TestGateway(t *testing.T) {
 	for _, name := range []string{"db", "web", "www"} {
 		w.running(id, name, actTime)
 	}
-	t.Run("ThePageIsThereByPassthrough", func(t *testing.T) {
+	const page = "for sale: a lamp of glass"
+	t.Run("ThePageIsThereWithTheWorkloadsOwnKey", func(t *testing.T) {
 		w := w.with(t)
-		w.eventually(actTime, "the page", func(ctx context.Context) (bool, string, error) {
-			out, err := curl(ctx, outside, "https://shop.zos.test/", "--insecure")
-			return strings.Contains(out, "for sale: a lamp of glass"), fmt.Sprint(out, err), nil
+		w.page(outside, page, "https://shop.zos.test/", "--insecure")
+	})
+	t.Run("ThePageIsThereWithACertificateOfTheGateway", func(t *testing.T) {
+		w := w.with(t)
+		issued, err := l.acme.Issued(t.Context(), authority.Dial)
+		if err != nil {
+			t.Fatal(err)
+		}
+		roots := filepath.Join(t.TempDir(), "roots.pem")
+		if err := os.WriteFile(roots, issued, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w.page(outside, page, "https://www.zos.test/", "--cacert", roots)
+		w.page(outside, "HTTP/2.0", "https://www.zos.test/", "--cacert", roots, "--http2")
+		w.page(outside, page, "http://www.zos.test/", "--cacert", roots, "--location")
+		www := w.running(id, "www", actTime)
+		w.log(www.Slot, id, "www", "www.zos.test") // the access log, for the group
+	})
+	t.Run("TheGroupSeesWhatIsPublished", func(t *testing.T) {
+		out := w.with(t).zos("gateway", "show", "shop")
+		for _, want := range []string{"shop.zos.test", "www.zos.test", "30000/udp", publicShared, "web", "valid"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("zos gateway show has no %q:\n%s", want, out)
+			}
+		}
+	})
+	t.Run("TheOutsideReachesWhatIsPublishedAlone", func(t *testing.T) {
+		open := map[int]bool{}
+		for _, port := range []int{22, 53, 80, 443, 2222, 4222, 6379, 8080, 8443, 26657, 30000, 30001, 51820} {
+			if c, err := dialOnce(t.Context(), outside, fmt.Sprintf("%s:%d", publicShared, port)); err == nil {
+				c.Close()
+				open[port] = true
+			}
+		}
+		if want := map[int]bool{53: true, 80: true, 443: true}; fmt.Sprint(open) != fmt.Sprint(want) {
+			t.Errorf("open at the public address: %v, want %v", open, want)
+		}
+		for _, site := range l.sites {
+			for _, port := range []int{22, 80, 443, 6379, 8080, 51820} {
+				if c, err := dialOnce(t.Context(), outside, fmt.Sprintf("%s:%d", site.Outer(true), port)); err == nil {
+					c.Close()
+					t.Errorf("a node's site answers at %s:%d", site.Outer(true), port)
+				}
+			}
+		}
+	})
+	t.Run("ALaptopEntersWithTheStockPrograms", func(t *testing.T) {
+		w := w.with(t)
+		file := filepath.Join(t.TempDir(), "zos-back.conf")
+		export := []string{"net", "export", "shop/back", "--name", "laptop", "--as", "red", "--out", file}
+		w.zos(append(export, "--yes", "--no-wait")...)
+		w.approveAll("green")
+		w.zos(append(export, "--yes")...)
+		down := wgQuick(t, laptop, file)
+		db := w.addressOf(id, "db")
+		began := time.Now()
+		w.eventually(actTime, "the laptop reaches the database", func(ctx context.Context) (bool, string, error) {
+			out, err := redis(ctx, laptop, db, "GET item")
+			return strings.Contains(out, "a lamp of glass"), fmt.Sprint(out, err), nil
 		})
+		t.Logf("the database answers the laptop %v after wg-quick", time.Since(began).Round(time.Millisecond))
+		if out, err := redis(t.Context(), outside, db, "GET item"); err == nil {
+			t.Errorf("the public reaches the database: %q", out)
+		}
+		// Revoked: cut within a second of the node's word that it has the new version.
+		w.zos("net", "revoke", "shop/back", "laptop", "--as", "red", "--yes", "--no-wait")
+		w.approveAll("green")
+		w.eventually(actTime, "the laptop is cut off", func(ctx context.Context) (bool, string, error) {
+			out, err := redis(ctx, laptop, db, "PING")
+			return err != nil, out, nil
+		})
+		down()
+	})
+	t.Run("WithoutTheGatewayTheDataIsIntact", func(t *testing.T) {
+		w := w.with(t)
+		before := w.heartbeat(3)
+		if err := w.g.machines[2].powerOff(); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := curl(t.Context(), outside, "https://shop.zos.test/", "--insecure"); err == nil {
+			t.Errorf("the page is served without its gateway: %q", out)
+		}
+		for _, name := range []string{"db", "web"} {
+			w.running(id, name, actTime)
+		}
+		w.g.machines[2].powerOn()
+		w.rebooted(3, before)
+		w.page(outside, page, "https://shop.zos.test/", "--insecure")
 	})
 }
 
@@ -57,7 +152,10 @@ func resolve(ctx context.Context, from *netlab.Host, name string) ([]netip.Addr,
 
 // curl gets a page as the public would: a name, its addresses by DNS, the page.
 func curl(ctx context.Context, from *netlab.Host, url string, args ...string) (string, error) {
-	host, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(url, "https://"), "http://"), "/")
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	_, rest, _ := strings.Cut(url, "://")
+	host, _, _ := strings.Cut(rest, "/")
 	addrs, err := resolve(ctx, from, host)
 	if err != nil {
 		return "", err
@@ -66,8 +164,117 @@ func curl(ctx context.Context, from *netlab.Host, url string, args ...string) (s
 	for _, port := range []string{"80", "443"} {
 		args = append(args, "--resolve", host+":"+port+":"+addrs[0].String())
 	}
-	cmd := exec.CommandContext(ctx, "curl", append(args, url)...)
-	return from.Output(cmd)
+	return from.Output(exec.CommandContext(ctx, "curl", append(args, url)...))
+}
+
+// page waits until a page says what it should.
+func (w *world) page(from *netlab.Host, want, url string, args ...string) {
+	w.Helper()
+	w.eventually(actTime, url, func(ctx context.Context) (bool, string, error) {
+		out, err := curl(ctx, from, url, args...)
+		return strings.Contains(out, want), fmt.Sprint(out, err), nil
+	})
+}
+
+// dialOnce tries one address for a moment.
+func dialOnce(ctx context.Context, from *netlab.Host, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	return from.Dial(ctx, "tcp", address)
+}
+
+// redis sends one command in a line, which servers of that protocol take too.
+func redis(ctx context.Context, from *netlab.Host, address, command string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	c, err := from.Dial(ctx, "tcp", address)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	deadline, _ := ctx.Deadline()
+	words := strings.Fields(command)
+	var b strings.Builder
+	fmt.Fprintf(&b, "*%d\r\n", len(words))
+	for _, word := range words {
+		fmt.Fprintf(&b, "$%d\r\n%s\r\n", len(word), word)
+	}
+	if err := errors.Join(c.SetDeadline(deadline), func() error { _, err := c.Write([]byte(b.String())); return err }()); err != nil {
+		return "", err
+	}
+	answer := make([]byte, 4096)
+	n, err := c.Read(answer)
+	return string(answer[:n]), err
+}
+
+// wgQuick brings a file's interface up with the stock programs. This machine's
+// kernel has no WireGuard, so wg-quick is given the userspace one.
+func wgQuick(t *testing.T, h *netlab.Host, file string) (down func()) {
+	t.Helper()
+	dir := t.TempDir()
+	program := filepath.Join(dir, "wireguard-go")
+	if out, err := exec.Command("go", "build", "-o", program, "golang.zx2c4.com/wireguard").CombinedOutput(); err != nil {
+		t.Fatalf("build wireguard-go: %v\n%s", err, out)
+	}
+	run := func(verb string) {
+		cmd := exec.Command("wg-quick", verb, file)
+		cmd.Env = append(os.Environ(), "WG_QUICK_USERSPACE_IMPLEMENTATION="+program, "PATH="+dir+":"+os.Getenv("PATH"))
+		if out, err := h.Output(cmd); err != nil {
+			t.Errorf("wg-quick %s: %v\n%s", verb, err, out)
+		}
+	}
+	run("up")
+	ended := false
+	down = func() {
+		if !ended {
+			ended = true
+			run("down")
+		}
+	}
+	t.Cleanup(down)
+	return down
+}
+
+// zos is a command line, as a person types it.
+func (w *world) zos(args ...string) string {
+	w.Helper()
+	ctx, cancel := context.WithTimeout(w.Context(), actTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "../bin/zos", args...)
+	cmd.Env = append(os.Environ(), client.ConfigEnv+"="+w.g.d.config())
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		w.Fatalf("zos %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// approveAll approves whatever is open.
+func (w *world) approveAll(who string) {
+	w.Helper()
+	all, err := w.c.Proposals(w.Context(), false)
+	if err != nil {
+		w.Fatal(err)
+	}
+	for _, p := range all {
+		w.approve(p, who)
+	}
+}
+
+// addressOf is where a workload listens for its network: the shop's database.
+func (w *world) addressOf(id canon.Hash, name string) string {
+	w.Helper()
+	k, err := w.c.Contract(w.Context(), id)
+	if err != nil {
+		w.Fatal(err)
+	}
+	for _, p := range k.Plan.Workloads {
+		if p.Name == name {
+			return net.JoinHostPort(client.AttachmentsOf(p)[0].IPv4, "6379")
+		}
+	}
+	w.Fatalf("no workload %s", name)
+	return ""
 }
 
 // reserve is a name for the group, by two of three.

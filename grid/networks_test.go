@@ -15,6 +15,7 @@ import (
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/flist"
+	"github.com/zero-os/zos/gateway/certs/certstest"
 	"github.com/zero-os/zos/netlab"
 	"github.com/zero-os/zos/node/protocol"
 	"github.com/zero-os/zos/qemu"
@@ -29,6 +30,7 @@ type laboratory struct {
 	services *netlab.Host
 	sites    []*netlab.Site
 	machines []*netlab.Machine
+	acme     *certstest.Authority // that certifies for the farm's gateway; nil: none
 }
 
 func newLaboratory(t *testing.T) *laboratory {
@@ -78,13 +80,17 @@ func (l *laboratory) Wire(i int, mac, bootFile string) []string {
 // Public implements Underlay: the gateway's public card is on the internet itself.
 func (l *laboratory) Public(i int) (Public, error) {
 	card := l.internet.Machine(nodeName(i) + "-public")
-	return Public{
+	p := Public{
 		Args: card.QEMUCard("public", publicMACOf(i)),
 		Pool: contract.Pool{
 			MAC: publicMACOf(i), Shared: []string{publicShared}, First: firstPublicPort, Last: lastPublicPort,
 			Ranges: []contract.Range{{Prefix: "198.51.100.0/24", Router: "198.51.100.254", First: publicShared, Last: "198.51.100.207"}},
 		},
-	}, nil
+	}
+	if l.acme != nil {
+		p.Pool.ACME, p.Pool.Roots = l.acme.Directory, [][]byte{l.acme.Root}
+	}
+	return p, nil
 }
 
 // publicShared is the address of the laboratory's gateway.

@@ -56,7 +56,7 @@ func TestGateway(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.page(outside, page, "https://www.zos.test/", "--cacert", roots)
-		w.page(outside, "HTTP/2.0", "https://www.zos.test/", "--cacert", roots, "--http2")
+		w.page(outside, "by HTTP/2", "https://www.zos.test/", "--cacert", roots, "--write-out", "by HTTP/%{http_version}")
 		w.page(outside, page, "http://www.zos.test/", "--cacert", roots, "--location")
 		www := w.running(id, "www", actTime)
 		w.log(www.Slot, id, "www", "www.zos.test") // the access log, for the group
@@ -108,7 +108,7 @@ func TestGateway(t *testing.T) {
 			t.Errorf("the public reaches the database: %q", out)
 		}
 		// Revoked: cut within a second of the node's word that it has the new version.
-		w.zos("net", "revoke", "shop/back", "laptop", "--as", "red", "--yes", "--no-wait")
+		w.zos("net", "revoke", "shop/back", "laptop", "--as", "red", "--yes")
 		w.approveAll("green")
 		w.eventually(actTime, "the laptop is cut off", func(ctx context.Context) (bool, string, error) {
 			out, err := redis(ctx, laptop, db, "PING")

@@ -38,12 +38,21 @@ func Connect(ctx context.Context, fd int, to netip.AddrPort) (net.Conn, error) {
 	if err == nil {
 		err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	}
+	if err == nil {
+		err = setSilence(fd, connectionSilence)
+	}
 	if err != nil {
 		_ = s.Close()
 		return nil, err
 	}
 	return s, nil
 }
+
+// connectionSilence is for how long a backend may confirm nothing of what it was
+// sent, instead of a quarter of an hour: what is forwarded blindly may be worth
+// more to its ends than a soon end of it. A node's daemon that is restarted, and the
+// tunnel with it where the kernel has none, is back before.
+const connectionSilence = 30 * time.Second
 
 func sockaddr(family int, to netip.AddrPort) unix.Sockaddr {
 	if a := to.Addr().Unmap(); family == unix.AF_INET && a.Is4() {
@@ -95,7 +104,7 @@ func (s *socket) Read(b []byte) (int, error) {
 
 // CloseWrite ends this direction.
 func (s *socket) CloseWrite() error {
-	return s.control(func(fd int) error { return unix.Shutdown(fd, unix.SHUT_WR) })
+	return onSocket(s, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_WR) })
 }
 
 // SetLinger is that of a *net.TCPConn.
@@ -104,19 +113,7 @@ func (s *socket) SetLinger(seconds int) error {
 	if seconds < 0 {
 		l.Onoff = 0
 	}
-	return s.control(func(fd int) error { return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &l) })
-}
-
-func (s *socket) control(f func(fd int) error) error {
-	raw, err := s.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var failed error
-	if err := raw.Control(func(fd uintptr) { failed = f(int(fd)) }); err != nil {
-		return err
-	}
-	return failed
+	return onSocket(s, func(fd int) error { return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &l) })
 }
 
 // RemoteAddr is what was connected to.
@@ -125,7 +122,7 @@ func (s *socket) RemoteAddr() net.Addr { return s.to }
 // LocalAddr is the socket's own, asked for when it is needed.
 func (s *socket) LocalAddr() net.Addr {
 	out := &net.TCPAddr{}
-	_ = s.control(func(fd int) error {
+	_ = onSocket(s, func(fd int) error {
 		a, err := unix.Getsockname(fd)
 		switch a := a.(type) {
 		case *unix.SockaddrInet4:

@@ -27,7 +27,9 @@ type RouteStatus struct {
 	Conns    int    // connections or flows, now
 	Total    uint64 // connections or flows
 	In, Out  uint64 // bytes from and to clients
-	Failures uint64 // connections that reached no backend, or were refused by a bound
+	Failures uint64 // connections and requests that reached no backend, or were refused by a bound
+	Requests uint64 // of mode terminate
+	Errors   uint64 // requests that were answered with 500 or more
 	Backends []BackendStatus
 }
 

@@ -1,8 +1,6 @@
 package gateway
 
 import (
-	"context"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +23,8 @@ type Target struct {
 	total    atomic.Uint64
 	in, out  atomic.Uint64 // of those that have ended
 	failures atomic.Uint64
+	requests atomic.Uint64 // of mode terminate
+	errors   atomic.Uint64 // of those, answered with 500 and more
 	turn     atomic.Uint32 // where the search for a backend begins
 
 	mu    sync.Mutex
@@ -121,11 +121,20 @@ func (t *Target) Draining() <-chan struct{} {
 	return t.done
 }
 
-// Record counts the bytes of r, and logs it with the route's ID, contract and
-// workload; all else is the caller's.
+// Record counts the bytes of r, and r itself if it is a request, and logs it with
+// the route's ID, contract and workload; all else is the caller's.
 func (t *Target) Record(r Record) {
 	t.in.Add(r.In)
 	t.out.Add(r.Out)
+	if r.Method != "" {
+		t.requests.Add(1)
+		if r.Status >= 500 {
+			t.errors.Add(1)
+		}
+		if r.Outcome == OutcomeNoBackend {
+			t.failures.Add(1)
+		}
+	}
 	t.log(r)
 }
 
@@ -343,6 +352,7 @@ func (t *Target) sweep(now time.Time) {
 func (t *Target) status(out *RouteStatus) {
 	out.Conns, out.Total, out.Failures = int(t.now.Load()), t.total.Load(), t.failures.Load()
 	out.In, out.Out = t.in.Load(), t.out.Load()
+	out.Requests, out.Errors = t.requests.Load(), t.errors.Load()
 	t.mu.Lock()
 	for _, u := range t.all {
 		for x := u.conns.first; x != nil; x = x.next {
@@ -362,54 +372,6 @@ func (t *Target) status(out *RouteStatus) {
 		out.Backends = append(out.Backends, b)
 	}
 }
-
-// Dial connects to the healthy backend with the fewest connections, and tries
-// others when that fails. The connection counts until it is closed, is of type
-// Backed, and is cut when a configuration has removed its backend, after the
-// drain. The error is gateway-no-backend when none could be reached.
-func (t *Target) Dial(ctx context.Context) (net.Conn, error) {
-	u, c, err := t.connect(ctx, "tcp")
-	if err != nil {
-		return nil, err
-	}
-	b := &backed{Conn: c, u: u}
-	b.link.s = b
-	if !u.join(&b.link) {
-		u.n.Add(-1)
-		_ = c.Close()
-		return nil, errNoBackend(t, nil)
-	}
-	return b, nil
-}
-
-// Backed is a connection to a backend that says which one.
-type Backed interface {
-	net.Conn
-	Backend() string
-}
-
-// backed is what Dial returns.
-type backed struct {
-	net.Conn
-	u    *upstream
-	link link
-	once sync.Once
-}
-
-func (b *backed) Backend() string { return b.u.backend.Name }
-
-func (b *backed) Close() error {
-	err := b.Conn.Close()
-	b.once.Do(func() { b.u.leave(&b.link) })
-	return err
-}
-
-// cut closes the connection beneath; who dialled closes the rest.
-func (b *backed) cut(string) { _ = b.Conn.Close() }
-
-// Its bytes, and how long it may be idle, are the Terminator's.
-func (b *backed) bytes() (in, out uint64) { return 0, 0 }
-func (b *backed) blocked() bool           { return false }
 
 // join puts a session that was counted under its backend, unless that is gone.
 func (u *upstream) join(x *link) bool {

@@ -241,13 +241,13 @@ func (x *terminator) Update(Config) { x.updates++ }
 
 func (x *terminator) ServeTLS(ctx context.Context, c *net.TCPConn, h hello.Hello, t *Target, names Names) {
 	defer c.Close()
-	b, err := t.Dial(ctx)
+	b, err := t.Choices()[0].Dial(ctx)
 	if err != nil {
 		fmt.Fprintf(c, "no backend: %v\n", err)
 		return
 	}
 	defer b.Close()
-	fmt.Fprintf(c, "%s %v %s %s other %t\n", h.Name, h.Protocols, t.Route().ID, b.(Backed).Backend(), names.Lookup("other.example") != nil)
+	fmt.Fprintf(c, "%s %v %s %s other %t\n", h.Name, h.Protocols, t.Route().ID, t.Choices()[0].Name(), names.Lookup("other.example") != nil)
 	if x.hold != nil {
 		<-ctx.Done()
 		close(x.hold)

@@ -8,6 +8,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"log"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -36,6 +38,9 @@ func run(args []string) error {
 		if err := sandbox.Filter(); err != nil {
 			return err
 		}
+		// What peers do wrong is not this machine's trouble, and they could fill its log:
+		// net/http tells some of it ("Unsolicited response …") to this logger alone.
+		log.SetOutput(io.Discard)
 		debug.SetGCPercent(50)
 		debug.SetMemoryLimit(memoryLimit)
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)

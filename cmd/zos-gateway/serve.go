@@ -12,8 +12,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/gateway"
+	"github.com/zero-os/zos/gateway/certs"
 	"github.com/zero-os/zos/gateway/control"
+	"github.com/zero-os/zos/gateway/web"
+
+	// Authorities of the internet, for a process that sees no file.
+	_ "golang.org/x/crypto/x509roots/fallback"
 )
 
 // controlFD is the socket at which the daemon is awaited: bound, not listening.
@@ -40,19 +46,25 @@ func serve(ctx context.Context) error {
 	access := &gateway.AccessLog{}
 	s.names = newNames(log)
 	defer s.names.listen(nil)
-	s.ends = newTerminator(p, log)
+	if s.certs, err = certs.New(certs.Options{Resolve: p.Resolve, Log: log}); err != nil {
+		return err
+	}
+	ends := web.NewTerminator(web.TerminatorOptions{
+		Certs: s.certs, Store: func(id canon.Hash) certs.Store { return sharedStore{p, id} }, Logger: log,
+	})
 	defer func() {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 		defer cancel()
-		s.ends.close(end)
+		_ = ends.Shutdown(end)
 	}()
-	s.server = gateway.New(gateway.Options{Dialer: s.dialer, Log: log, Access: access, Terminator: s.ends})
+	s.server = gateway.New(gateway.Options{Dialer: s.dialer, Log: log, Access: access, Terminator: ends})
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for name, part := range map[string]func(context.Context) error{
-		"control":    p.Run,
-		"data plane": s.server.Run,
-		"access log": func(ctx context.Context) error { return sendAccess(ctx, access, p) },
+		"control":      p.Run,
+		"data plane":   s.server.Run,
+		"certificates": s.certs.Run,
+		"access log":   func(ctx context.Context) error { return sendAccess(ctx, access, p) },
 	} {
 		wg.Go(func() {
 			if err := part(ctx); ctx.Err() == nil {

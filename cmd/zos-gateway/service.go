@@ -7,6 +7,7 @@ import (
 
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/gateway"
+	"github.com/zero-os/zos/gateway/certs"
 	"github.com/zero-os/zos/gateway/control"
 )
 
@@ -15,7 +16,7 @@ type service struct {
 	log    *slog.Logger
 	dialer *control.Dialer
 	server *gateway.Server
-	ends   *terminator
+	certs  *certs.Manager
 	names  *names
 }
 
@@ -35,8 +36,12 @@ func (s *service) Configure(c control.Config) error {
 	if err != nil {
 		return fmt.Errorf("addresses of the name server: %w", err)
 	}
-	if err := s.ends.certify(c.Authority, c.Roots, c.Domain); err != nil {
-		// What needs no certificate is served all the same.
+	roots, err := certs.Roots(c.Roots)
+	if err == nil {
+		err = s.certs.SetAuthority(c.Authority, roots, c.Domain)
+	}
+	if err != nil {
+		// What needs no new certificate is served all the same.
 		s.log.Warn("use the authority for certificates", "error", err)
 	}
 	if err := s.server.Apply(next); err != nil {
@@ -73,7 +78,7 @@ func (s *service) SetZone(z control.Zone) error { return s.names.set(z) }
 func (s *service) Status(contract canon.Hash) control.Status {
 	now := s.server.Status()
 	out := control.Status{
-		Routes: []control.RouteStatus{}, Certificates: s.ends.certificates(contract.String()), Conns: uint64(now.Conns), Flows: uint64(now.Flows),
+		Routes: []control.RouteStatus{}, Certificates: s.certificates(contract), Conns: uint64(now.Conns), Flows: uint64(now.Flows),
 		Unknown: now.Unknown, Junk: now.Junk, Refused: now.Refused, LogLost: now.LogLost,
 	}
 	for _, r := range now.Routes {
@@ -82,15 +87,29 @@ func (s *service) Status(contract canon.Hash) control.Status {
 		}
 		rs := control.RouteStatus{
 			ID: r.ID, Problem: control.Short(r.Problem), Conns: uint64(r.Conns), Total: r.Total, In: r.In, Out: r.Out, Failures: r.Failures,
-			Backends: []control.BackendStatus{},
+			Requests: r.Requests, Errors: r.Errors, Backends: []control.BackendStatus{},
 		}
-		rs.Requests, rs.Errors = s.ends.requests(r.ID)
 		for _, b := range r.Backends {
 			rs.Backends = append(rs.Backends, control.BackendStatus{
 				Name: b.Name, Addr: b.Addr.String(), Healthy: b.Healthy, Checked: b.Checked, Since: control.Unix(b.Since), Error: control.Short(b.Error), Conns: uint64(b.Conns),
 			})
 		}
 		out.Routes = append(out.Routes, rs)
+	}
+	return out
+}
+
+// certificates are those of a contract's hosts.
+func (s *service) certificates(contract canon.Hash) []control.CertificateStatus {
+	out, id := []control.CertificateStatus{}, contract.String()
+	for _, c := range s.certs.Status() {
+		if c.Publication != id || len(out) == control.MaxListed {
+			continue
+		}
+		out = append(out, control.CertificateStatus{
+			Host: control.Short(c.Host), Issuer: control.Short(c.Issuer), Serial: control.Short(c.Serial), NotBefore: control.Unix(c.NotBefore), NotAfter: control.Unix(c.NotAfter),
+			Code: control.Short(c.Code), Error: control.Short(c.Error), Failing: control.Unix(c.FailingFrom),
+		})
 	}
 	return out
 }

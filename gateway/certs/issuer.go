@@ -5,7 +5,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -26,16 +25,14 @@ import (
 // ports by itself, and shares its challenges and rate limits in global variables.
 type issuer struct {
 	m     *Manager
+	by    *authority
 	store Store
 }
 
 var _ certmagic.Issuer = issuer{}
 
 // IssuerKey names the folder of the authority's certificates in the Store.
-func (i issuer) IssuerKey() string {
-	h := sha256.Sum256([]byte(i.m.o.Authority))
-	return fmt.Sprintf("%x", h[:8])
-}
+func (i issuer) IssuerKey() string { return i.by.key }
 
 // Issue gets a certificate for a request of one name.
 func (i issuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
@@ -45,8 +42,8 @@ func (i issuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certm
 	host := csr.DNSNames[0]
 	client := &acmez.Client{
 		Client: &acme.Client{
-			Directory: i.m.o.Authority, UserAgent: "zos-gateway", PollTimeout: 2 * time.Minute,
-			HTTPClient: &http.Client{Transport: i.m.transport, Timeout: 30 * time.Second},
+			Directory: i.by.url, UserAgent: "zos-gateway", PollTimeout: 2 * time.Minute,
+			HTTPClient: &http.Client{Transport: i.by.transport, Timeout: 30 * time.Second},
 		},
 		ChallengeSolvers: i.solvers(host),
 	}

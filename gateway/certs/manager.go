@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -15,8 +14,6 @@ import (
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
-
-	"github.com/zero-os/zos/problem"
 )
 
 const (
@@ -31,11 +28,11 @@ var errNone = errors.New("no certificate for this name")
 
 // Manager holds the certificates of a gateway process.
 type Manager struct {
-	o         Options
-	transport *watched
-	cache     *certmagic.Cache // of Run
+	o     Options
+	cache *certmagic.Cache // of Run
 
 	mu    sync.Mutex
+	by    *authority // who certifies now
 	hosts map[string]*entry
 	wake  chan struct{}
 }
@@ -49,6 +46,7 @@ type entry struct {
 
 	// Under Manager.mu.
 	cert *tls.Certificate // nil: none; its Leaf is there
+	from string           // key of the authority that certified cert
 	next time.Time        // when it is looked at again
 	fail failure
 	busy bool
@@ -56,9 +54,6 @@ type entry struct {
 
 // New makes a Manager; Run makes it work. Code: "option-invalid".
 func New(o Options) (*Manager, error) {
-	if u, err := url.Parse(o.Authority); err != nil || u.Scheme != "https" || u.Host == "" {
-		return nil, problem.New("option-invalid", "certificates: %.200q is no https URL of an authority's directory", o.Authority)
-	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -69,7 +64,9 @@ func New(o Options) (*Manager, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	m := &Manager{o: o, hosts: map[string]*entry{}, wake: make(chan struct{}, 1)}
-	m.transport = newTransport(o)
+	if err := m.SetAuthority(o.Authority, o.Roots, o.Zone); err != nil {
+		return nil, err
+	}
 	return m, nil
 }
 
@@ -92,10 +89,7 @@ func (m *Manager) Set(publications []Publication) {
 		}
 	}
 	m.hosts = hosts
-	select {
-	case m.wake <- struct{}{}:
-	default:
-	}
+	m.poke()
 }
 
 // Run obtains and renews until ctx ends, and returns when all of it has stopped. It

@@ -1,20 +1,26 @@
 package certs
 
 import (
+	"context"
 	"crypto/x509"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"time"
 )
 
 // Options are what a Manager is made with, one per gateway process.
 type Options struct {
-	// Authority is the ACME directory URL, https.
+	// Authority is the ACME directory URL, https; "": nobody certifies until
+	// SetAuthority says who.
 	Authority string
 	// Roots check the authority's own certificate; nil: those of the system.
 	Roots *x509.CertPool
 	// Transport reaches the authority; nil: a plain one with Roots and timeouts.
 	Transport http.RoundTripper
+	// Resolve looks up the authority's host for the plain Transport; nil: the
+	// system does.
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 	// Zone is the grid's domain: hosts right under it are proven by DNS-01 if
 	// Challenges is there. "" or nil: HTTP-01 and TLS-ALPN-01 only.
 	Zone       string

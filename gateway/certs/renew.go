@@ -27,11 +27,11 @@ type failure struct {
 	Error string `json:"error"`
 }
 
-func failureKey(host string) string { return "failure/" + host + ".json" }
+func (a *authority) failureKey(host string) string { return "failure/" + a.key + "/" + host + ".json" }
 
-// pauseKey is where gateways tell each other until when the authority wants
+// pauseKey is where gateways tell each other until when an authority wants
 // nothing of their account.
-const pauseKey = "pause.json"
+func (a *authority) pauseKey() string { return "pause/" + a.key + ".json" }
 
 type pause struct {
 	Until int64 `json:"until"` // Unix seconds
@@ -57,7 +57,10 @@ func backoff(n int) time.Duration {
 func (m *Manager) look(ctx context.Context, e *entry) {
 	ctx, cancel := context.WithTimeout(ctx, LockLease)
 	defer cancel()
-	fail, err := m.update(ctx, e)
+	m.mu.Lock()
+	by := m.by
+	m.mu.Unlock()
+	fail, err := m.update(ctx, by, e)
 	now := m.o.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -83,13 +86,20 @@ func (m *Manager) look(ctx context.Context, e *entry) {
 		e.fail = failure{}
 		e.next = later(now.Add(minInterval), renewAt(e.cert.Leaf.NotBefore, e.cert.Leaf.NotAfter, e.host))
 	}
+	if by != m.by {
+		e.fail, e.next = failure{}, time.Time{} // another authority has come meanwhile
+	}
 }
 
 // update returns the standing failure of the host's order, if there is one, and an
 // error if the Store can't be used.
-func (m *Manager) update(ctx context.Context, e *entry) (failure, error) {
-	if ok, err := m.adopt(ctx, e); ok || err != nil && !broken(err) {
+func (m *Manager) update(ctx context.Context, by *authority, e *entry) (failure, error) {
+	if ok, err := m.adopt(ctx, by, e); ok || err != nil && !broken(err) {
 		return failure{}, err
+	}
+	m.borrow(ctx, e)
+	if by.url == "" {
+		return m.nobody(e), nil
 	}
 	name := "host/" + e.host
 	if err := e.store.Lock(ctx, name); err != nil {
@@ -97,18 +107,18 @@ func (m *Manager) update(ctx context.Context, e *entry) (failure, error) {
 	}
 	defer unlock(ctx, e.store, name)
 	// Another gateway may have been here while this one waited.
-	found, err := m.adopt(ctx, e)
+	found, err := m.adopt(ctx, by, e)
 	if found || err != nil && !broken(err) {
 		return failure{}, err
 	}
 	if err != nil {
 		// Half of a certificate, or one that somebody altered: begin anew.
 		m.o.Log.Warn("certificate in the store is unusable", "host", e.host, "err", err)
-		if err := m.forget(ctx, e); err != nil {
+		if err := m.forget(ctx, by, e); err != nil {
 			return failure{}, err
 		}
 	}
-	fail, err := read[failure](ctx, e.store, failureKey(e.host))
+	fail, err := read[failure](ctx, e.store, by.failureKey(e.host))
 	if err != nil {
 		return failure{}, err
 	}
@@ -116,7 +126,7 @@ func (m *Manager) update(ctx context.Context, e *entry) (failure, error) {
 	if fail.Count > 0 && now.Unix() < fail.Next {
 		return fail, nil // another gateway has tried
 	}
-	stop, err := read[pause](ctx, e.store, pauseKey)
+	stop, err := read[pause](ctx, e.store, by.pauseKey())
 	if err != nil {
 		return failure{}, err
 	}
@@ -124,20 +134,20 @@ func (m *Manager) update(ctx context.Context, e *entry) (failure, error) {
 	if now.Unix() < stop.Until {
 		orderErr = problem.New("acme-rate-limited", "the authority wants no orders before %s", time.Unix(stop.Until, 0).UTC().Format(time.RFC3339)).
 			WithFix("nothing; it is tried again then")
-	} else if orderErr = m.order(ctx, e); orderErr == nil {
-		if _, orderErr = m.adopt(ctx, e); orderErr == nil {
+	} else if orderErr = m.order(ctx, by, e); orderErr == nil {
+		if _, orderErr = m.adopt(ctx, by, e); orderErr == nil {
 			m.o.Log.Info("certificate obtained", "host", e.host)
-			return failure{}, e.store.Delete(ctx, failureKey(e.host))
+			return failure{}, e.store.Delete(ctx, by.failureKey(e.host))
 		}
 	}
 	if ctx.Err() != nil && m.o.Now().Sub(now) < LockLease && errors.Is(ctx.Err(), context.Canceled) {
 		return failure{}, ctx.Err() // the process ends; that is no failure of the order
 	}
-	return m.failed(context.WithoutCancel(ctx), e, fail, stop, orderErr)
+	return m.failed(context.WithoutCancel(ctx), by, e, fail, stop, orderErr)
 }
 
 // failed writes down for all gateways that an order failed.
-func (m *Manager) failed(ctx context.Context, e *entry, fail failure, stop pause, cause error) (failure, error) {
+func (m *Manager) failed(ctx context.Context, by *authority, e *entry, fail failure, stop pause, cause error) (failure, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTime)
 	defer cancel()
 	now := m.o.Now()
@@ -148,22 +158,22 @@ func (m *Manager) failed(ctx context.Context, e *entry, fail failure, stop pause
 	fail.Count++
 	fail.Code, fail.Error = p.Code, p.Error()
 	next := now.Add(backoff(fail.Count))
-	if until := m.transport.pause(); p.Code == "acme-rate-limited" && until.After(now) && until.Unix() > stop.Until {
+	if until := by.transport.pause(); p.Code == "acme-rate-limited" && until.After(now) && until.Unix() > stop.Until {
 		stop.Until = until.Unix()
-		if err := write(ctx, e.store, pauseKey, stop); err != nil {
+		if err := write(ctx, e.store, by.pauseKey(), stop); err != nil {
 			return failure{}, err
 		}
 	}
 	fail.Next = max(next.Unix(), stop.Until)
 	m.o.Log.Warn("certificate not obtained", "host", e.host, "failures", fail.Count, "code", fail.Code, "err", fail.Error, "next", time.Unix(fail.Next, 0))
-	return fail, write(ctx, e.store, failureKey(e.host), fail)
+	return fail, write(ctx, e.store, by.failureKey(e.host), fail)
 }
 
 // order gets a new certificate into the Store. The host's lock is held.
-func (m *Manager) order(ctx context.Context, e *entry) error {
-	cfg := m.config(e)
+func (m *Manager) order(ctx context.Context, by *authority, e *entry) error {
+	cfg := m.config(by, e)
 	m.mu.Lock()
-	have := e.cert != nil
+	have := e.cert != nil && e.from == by.key
 	m.mu.Unlock()
 	if have {
 		// By our clock it is time, whatever certmagic's says.
@@ -172,9 +182,9 @@ func (m *Manager) order(ctx context.Context, e *entry) error {
 	return cfg.ObtainCertSync(ctx, e.host)
 }
 
-func (m *Manager) config(e *entry) *certmagic.Config {
+func (m *Manager) config(by *authority, e *entry) *certmagic.Config {
 	return certmagic.New(m.cache, certmagic.Config{
-		Issuers: []certmagic.Issuer{issuer{m, e.store}}, Storage: storage{e.store}, KeySource: certmagic.StandardKeyGenerator{KeyType: certmagic.P256},
+		Issuers: []certmagic.Issuer{issuer{m, by, e.store}}, Storage: storage{e.store}, KeySource: certmagic.StandardKeyGenerator{KeyType: certmagic.P256},
 		DisableStorageCheck: true, DisableARI: true, OCSP: certmagic.OCSPConfig{DisableStapling: true}, Logger: zap.NewNop(),
 	})
 }
@@ -188,11 +198,31 @@ func broken(err error) bool {
 }
 
 // adopt takes over what is in the Store, and tells whether that needs no order now.
-func (m *Manager) adopt(ctx context.Context, e *entry) (bool, error) {
-	key := issuer{m, e.store}.IssuerKey()
+func (m *Manager) adopt(ctx context.Context, by *authority, e *entry) (bool, error) {
+	if by.url == "" {
+		return false, nil
+	}
+	pair, err := m.load(ctx, by.key, e)
+	if pair == nil || err != nil {
+		return false, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	leaf := pair.Leaf
+	if e.cert != nil && e.from == by.key && leaf.NotAfter.Before(e.cert.Leaf.NotAfter) {
+		// Somebody put an older one back; what is served stays, and is renewed in time.
+		leaf = e.cert.Leaf
+	} else {
+		e.cert, e.from = pair, by.key
+	}
+	return m.o.Now().Before(renewAt(leaf.NotBefore, leaf.NotAfter, e.host)), nil
+}
+
+// load reads the certificate that an authority gave a host; nil: there is none.
+func (m *Manager) load(ctx context.Context, key string, e *entry) (*tls.Certificate, error) {
 	chain, err := e.store.Get(ctx, certmagic.StorageKeys.SiteCert(key, e.host))
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		return nil, nil
 	}
 	var private []byte
 	if err == nil {
@@ -200,34 +230,23 @@ func (m *Manager) adopt(ctx context.Context, e *entry) (bool, error) {
 	}
 	switch c := problem.Code(err); {
 	case errors.Is(err, fs.ErrNotExist) || c == "store-damaged" || c == "store-old":
-		return false, unusable{err}
+		return nil, unusable{err}
 	case err != nil:
-		return false, err
+		return nil, err
 	}
 	pair, err := tls.X509KeyPair(chain, private)
 	if err != nil {
-		return false, unusable{err}
+		return nil, unusable{err}
 	}
-	now := m.o.Now()
-	leaf, err := checkChain(chain, e.host, pair.Leaf.PublicKey, now)
-	if err != nil {
-		return false, unusable{err}
+	if pair.Leaf, err = checkChain(chain, e.host, pair.Leaf.PublicKey, m.o.Now()); err != nil {
+		return nil, unusable{err}
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if e.cert != nil && leaf.NotAfter.Before(e.cert.Leaf.NotAfter) {
-		// Somebody put an older one back; what is served stays, and is renewed in time.
-		leaf = e.cert.Leaf
-	} else {
-		pair.Leaf = leaf
-		e.cert = &pair
-	}
-	return now.Before(renewAt(leaf.NotBefore, leaf.NotAfter, e.host)), nil
+	return &pair, nil
 }
 
 // forget removes what there is of a host's certificate.
-func (m *Manager) forget(ctx context.Context, e *entry) error {
-	folder := certmagic.StorageKeys.CertsSitePrefix(issuer{m, e.store}.IssuerKey(), e.host)
+func (m *Manager) forget(ctx context.Context, by *authority, e *entry) error {
+	folder := certmagic.StorageKeys.CertsSitePrefix(by.key, e.host)
 	return storage{e.store}.Delete(ctx, folder)
 }
 

@@ -17,7 +17,7 @@ import (
 // under the grid's domain, whose name servers we are; otherwise at the gateways
 // that its name leads to, any of which may be asked.
 func (i issuer) solvers(host string) map[string]acmez.Solver {
-	if label, ok := strings.CutSuffix(host, "."+i.m.o.Zone); ok && i.m.o.Zone != "" && i.m.o.Challenges != nil && !strings.Contains(label, ".") {
+	if label, ok := strings.CutSuffix(host, "."+i.by.zone); ok && i.by.zone != "" && i.m.o.Challenges != nil && !strings.Contains(label, ".") {
 		return map[string]acmez.Solver{acme.ChallengeTypeDNS01: recordSolver{i.m.o.Challenges}}
 	}
 	s := storeSolver{i.store}

@@ -1,12 +1,15 @@
 package certs
 
 import (
+	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,21 +33,58 @@ type watched struct {
 	until time.Time
 }
 
-func newTransport(o Options) *watched {
+func newTransport(o Options, roots *x509.CertPool) *watched {
 	if o.Transport == nil {
+		dial := (&net.Dialer{Timeout: 10 * time.Second}).DialContext
+		if o.Resolve != nil {
+			dial = resolving{o.Resolve, dial}.dial
+		}
 		p := new(http.Protocols)
 		p.SetHTTP1(true)
 		p.SetHTTP2(true)
 		o.Transport = &http.Transport{
 			Protocols:             p,
-			DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
-			TLSClientConfig:       &tls.Config{RootCAs: o.Roots, MinVersion: tls.VersionTLS12},
+			DialContext:           dial,
+			TLSClientConfig:       &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 			TLSHandshakeTimeout:   10 * time.Second,
 			ResponseHeaderTimeout: 30 * time.Second,
 			IdleConnTimeout:       30 * time.Second,
 		}
 	}
 	return &watched{RoundTripper: o.Transport, now: o.Now}
+}
+
+// resolving dials names that somebody else looks up.
+type resolving struct {
+	resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+	connect func(ctx context.Context, network, to string) (net.Conn, error)
+}
+
+// resolveTime bounds a look-up and the connection that follows it.
+const resolveTime = 15 * time.Second
+
+func (d resolving) dial(ctx context.Context, network, to string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, resolveTime)
+	defer cancel()
+	host, port, err := net.SplitHostPort(to)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return d.connect(ctx, network, to)
+	}
+	addrs, err := d.resolve(ctx, host)
+	if err != nil {
+		return nil, fmt.Errorf("look up %s: %w", host, err)
+	}
+	err = errors.New("it has no address")
+	for _, a := range addrs {
+		var c net.Conn
+		if c, err = d.connect(ctx, network, net.JoinHostPort(a.String(), port)); err == nil {
+			return c, nil
+		}
+	}
+	return nil, fmt.Errorf("connect to %s: %w", host, err)
 }
 
 // RoundTrip is http.RoundTripper's.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -326,7 +327,7 @@ func TestSocketsOfTheDaemonReachBackends(t *testing.T) {
 	for range 3 * minStock {
 		c, err := d.Dial(limited(t), "n", "tcp", at)
 		must(t, err)
-		if _, ok := c.(*net.TCPConn); !ok || c.RemoteAddr().String() == "" {
+		if _, ok := c.(syscall.Conn); !ok || c.RemoteAddr().String() != at.String() {
 			t.Errorf("it is a %T to %v", c, c.RemoteAddr())
 		}
 		say(t, c)

@@ -8,10 +8,10 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zero-os/zos/gateway"
 )
 
 // Bounds of the stock of sockets of one network.
@@ -86,8 +86,8 @@ func (s *stock) close() {
 }
 
 // Dial connects to an address in a network, by "tcp" or "udp". The connection is
-// a *net.TCPConn or *net.UDPConn. Errors of the connection itself are syscall
-// errors or deadlines; all others are the dialer's.
+// one of gateway.Connect or a *net.UDPConn. Errors of the connection itself are
+// syscall errors or deadlines; all others are the dialer's.
 func (d *Dialer) Dial(ctx context.Context, network, proto string, to netip.AddrPort) (net.Conn, error) {
 	if !to.IsValid() {
 		return nil, errors.New("dial: no address")
@@ -96,7 +96,12 @@ func (d *Dialer) Dial(ctx context.Context, network, proto string, to netip.AddrP
 	if err != nil {
 		return nil, fmt.Errorf("get a socket of network %s: %w", network, err)
 	}
-	c, err := connect(ctx, fd, to)
+	var c net.Conn
+	if proto == "udp" {
+		c, err = datagrams(fd, to)
+	} else {
+		c, err = gateway.Connect(ctx, fd, to)
+	}
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: proto, Addr: net.TCPAddrFromAddrPort(to), Err: err}
 	}
@@ -176,68 +181,13 @@ func (d *Dialer) fill(network string, s *stock) {
 	})
 }
 
-// connect connects a socket that does not block, which it owns from now on.
-func connect(ctx context.Context, fd int, to netip.AddrPort) (net.Conn, error) {
-	f := os.NewFile(uintptr(fd), "socket") // one that the runtime waits for
+// datagrams connects a socket for UDP, which it owns from now on; that takes no time.
+func datagrams(fd int, to netip.AddrPort) (net.Conn, error) {
+	f := os.NewFile(uintptr(fd), "socket")
 	defer f.Close()
-	err := unix.Connect(fd, sockaddr(to))
-	if err != nil && !errors.Is(err, unix.EINPROGRESS) && !errors.Is(err, unix.EINTR) {
+	// The sockets are of family IPv6 and take both.
+	if err := unix.Connect(fd, &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}); err != nil {
 		return nil, os.NewSyscallError("connect", err)
 	}
-	if err != nil {
-		if err := await(ctx, f); err != nil {
-			return nil, err
-		}
-	}
-	c, err := net.FileConn(f)
-	if err != nil {
-		return nil, err
-	}
-	if tcp, ok := c.(*net.TCPConn); ok {
-		_ = tcp.SetNoDelay(true)
-	}
-	return c, nil
-}
-
-// await waits until a connection was made, or could not be.
-func await(ctx context.Context, f *os.File) error {
-	deadline, _ := ctx.Deadline()
-	if err := f.SetWriteDeadline(deadline); err != nil {
-		return err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = f.SetWriteDeadline(time.Unix(1, 0)) })
-	defer stop()
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var failed error
-	err = raw.Write(func(fd uintptr) bool {
-		code, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
-		if err != nil {
-			failed = os.NewSyscallError("getsockopt", err)
-			return true
-		}
-		if code != 0 {
-			failed = os.NewSyscallError("connect", syscall.Errno(code))
-			return true
-		}
-		_, err = unix.Getpeername(int(fd))
-		return err == nil
-	})
-	if failed == nil && err != nil {
-		failed = err
-		if errors.Is(err, os.ErrDeadlineExceeded) { // a moment before ctx says so
-			failed = context.DeadlineExceeded
-		}
-		if ctx.Err() != nil {
-			failed = context.Cause(ctx)
-		}
-	}
-	return failed
-}
-
-// sockaddr is what connect wants. The sockets are of family IPv6 and take both.
-func sockaddr(to netip.AddrPort) unix.Sockaddr {
-	return &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
+	return net.FileConn(f)
 }

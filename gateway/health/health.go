@@ -148,6 +148,8 @@ type State struct {
 	since   time.Time
 	err     string
 	until   time.Time // of a penalty, without a check
+	failing context.Context
+	fail    context.CancelFunc
 }
 
 // wish is how many checks a second a state would like. Under Checker.mu.
@@ -232,7 +234,26 @@ func (s *State) set(err error, checked bool) {
 	if err != nil {
 		s.err = short(err)
 		s.until = now.Add(s.c.o.Penalty)
+		if s.fail != nil {
+			s.fail()
+		}
+	} else if s.failing != nil && s.failing.Err() != nil {
+		s.failing, s.fail = nil, nil
 	}
+}
+
+// Failing returns a context that ends when the backend is found to have failed:
+// it has ended already while that stands.
+func (s *State) Failing() context.Context {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failing == nil {
+		s.failing, s.fail = context.WithCancel(context.Background())
+		if !s.healthy.Load() {
+			s.fail()
+		}
+	}
+	return s.failing
 }
 
 // Failed notes that a connection to the backend could not be made. It counts as

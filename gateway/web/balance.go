@@ -16,9 +16,6 @@ import (
 	"time"
 )
 
-// failedKey has the names of backends that failed this request.
-type failedKey struct{}
-
 var errNoBackend = errors.New("no backend could be reached")
 
 // dialError is a failure before anything was sent.
@@ -37,7 +34,6 @@ func (s *Server) RoundTrip(r *http.Request) (*http.Response, error) {
 		r.Body = kept{r.Body}
 	}
 	last := errNoBackend
-	var tried []string
 	for len(candidates) > 0 && q.access.Attempts < s.limits.Tries {
 		i := s.pools.least(candidates)
 		b := candidates[i]
@@ -45,12 +41,11 @@ func (s *Server) RoundTrip(r *http.Request) (*http.Response, error) {
 		q.access.Attempts++
 		q.access.Backend = b.Name()
 		p := s.pools.get(b)
-		resp, err := p.send(r.WithContext(context.WithValue(r.Context(), failedKey{}, tried)))
+		resp, err := p.send(r)
 		if err == nil {
 			return resp, nil
 		}
 		last = err
-		tried = append(slices.Clip(tried), q.access.Backend)
 		var d dialError
 		if dialled := !errors.As(err, &d); dialled && !repeatable(r, err) || q.body != nil && q.body.count() > 0 || r.Context().Err() != nil {
 			return nil, err
@@ -70,8 +65,7 @@ func (kept) Close() error { return nil }
 // repeatable tells whether r, whose connection failed with err, may go to another
 // backend: not if a backend only takes long, or may have done what it was asked.
 func repeatable(r *http.Request, err error) bool {
-	var timeout net.Error
-	if errors.As(err, &timeout) && timeout.Timeout() || !errors.Is(err, io.EOF) && !isReset(err) {
+	if !errors.Is(err, io.EOF) && !isReset(err) {
 		return false
 	}
 	switch r.Method {
@@ -94,7 +88,30 @@ type pools struct {
 type pool struct {
 	transport *http.Transport
 	busy      atomic.Int64
-	used      time.Time // under pools.mu
+
+	// Under pools.mu.
+	used    time.Time
+	failing context.Context // see Failing; nil: not watched
+	unwatch func() bool
+}
+
+// watch closes connections that wait for a next request when the backend fails: it
+// may have vanished, and be another one when it is back.
+func (p *pool) watch(b Backend) {
+	f, ok := b.(Failing)
+	if !ok || p.failing != nil && p.failing.Err() == nil {
+		return
+	}
+	p.transport.CloseIdleConnections()
+	p.failing = f.Failing()
+	p.unwatch = context.AfterFunc(p.failing, p.transport.CloseIdleConnections)
+}
+
+func (p *pool) close() {
+	if p.unwatch != nil {
+		p.unwatch()
+	}
+	p.transport.CloseIdleConnections()
 }
 
 func (ps *pools) get(b Backend) *pool {
@@ -105,7 +122,7 @@ func (ps *pools) get(b Backend) *pool {
 		ps.sweep = now
 		for b, p := range ps.byName {
 			if p.busy.Load() == 0 && now.Sub(p.used) > ps.limits.Idle {
-				p.transport.CloseIdleConnections()
+				p.close()
 				delete(ps.byName, b)
 			}
 		}
@@ -119,6 +136,7 @@ func (ps *pools) get(b Backend) *pool {
 		ps.byName[b] = p
 	}
 	p.used = now
+	p.watch(b)
 	return p
 }
 
@@ -151,7 +169,7 @@ func (ps *pools) close() {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	for b, p := range ps.byName {
-		p.transport.CloseIdleConnections()
+		p.close()
 		delete(ps.byName, b)
 	}
 }
@@ -212,7 +230,13 @@ func (b countedUpgrade) Close() error {
 	return b.ReadWriteCloser.Close()
 }
 
-// isReset tells whether err is a connection that the other side ended.
+// isReset tells whether err is a connection that the other side ended, or that the
+// kernel gave up because the other side has vanished.
 func isReset(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrUnexpectedEOF)
+	for _, e := range []error{syscall.ECONNRESET, syscall.EPIPE, io.ErrUnexpectedEOF, syscall.ETIMEDOUT, syscall.EHOSTUNREACH, syscall.ENETUNREACH} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }

@@ -10,7 +10,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -197,6 +196,12 @@ func newRecorder(t *testing.T, name string, answer func(c net.Conn, r *http.Requ
 	if err != nil {
 		t.Fatal(err)
 	}
+	return newRecorderAt(t, name, l, answer)
+}
+
+// newRecorderAt is newRecorder with a listener.
+func newRecorderAt(t *testing.T, name string, l net.Listener, answer func(c net.Conn, r *http.Request, br *bufio.Reader) bool) *recorder {
+	t.Helper()
 	rec := &recorder{dialer: dialer{name: name, addr: l.Addr().String()}, open: map[net.Conn]struct{}{}}
 	if answer == nil {
 		answer = func(c net.Conn, r *http.Request, _ *bufio.Reader) bool {
@@ -326,5 +331,3 @@ func mustContain(t *testing.T, what, text string, want ...string) {
 		}
 	}
 }
-
-var _ = fmt.Sprint

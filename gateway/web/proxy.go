@@ -77,11 +77,7 @@ func rewrite(p *httputil.ProxyRequest) {
 		q.body.out = out
 	}
 	informational := 0
-	trace := &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
-		if b, ok := i.Conn.(interface{ Backend() string }); ok {
-			q.access.Backend = b.Backend()
-		}
-	}, Got1xxResponse: func(int, textproto.MIMEHeader) error {
+	trace := &httptrace.ClientTrace{Got1xxResponse: func(int, textproto.MIMEHeader) error {
 		if informational++; informational > maxInformational {
 			return errors.New("too many informational responses")
 		}

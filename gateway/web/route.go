@@ -19,6 +19,13 @@ type Backend interface {
 	Load() int
 }
 
+// Failing is implemented by Backends that are watched.
+type Failing interface {
+	// Failing returns a context that ends when the backend is found to have failed,
+	// and has ended while that stands.
+	Failing() context.Context
+}
+
 // Route is one terminated host.
 type Route struct {
 	Host        string // full lower-case name

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"slices"
 	"sync"
 	"time"
 
@@ -205,51 +204,21 @@ func (p published) Terminated(host string) (*Route, bool) {
 	}
 	return &Route{
 		Host: host, Publication: r.Contract.String(), Log: func(a Access) { t.Record(record(a)) },
-		// The Target chooses among the backends that are healthy, each time anew.
-		Backends: func() []Backend { b := target{t}; return []Backend{b, b, b} },
+		Backends: func() []Backend {
+			var all []Backend
+			for _, c := range t.Choices() {
+				all = append(all, choice{c})
+			}
+			return all
+		},
 	}, true
 }
 
-// target is all backends of a route. Its connections say which one they lead to.
-type target struct{ *gateway.Target }
+// choice is one of a Target's backends. The connections to it are all of this
+// package's making, which counts their requests itself.
+type choice struct{ gateway.Choice }
 
-func (t target) Name() string { return "" }
-func (t target) Load() int    { return 0 }
-
-// maxHeld bounds the connections that are held while another backend is looked for.
-const maxHeld = 4
-
-// Dial connects to a backend that has not failed this request yet, if it finds one.
-// The Target takes the one with the fewest connections, which is often the one that
-// fails at once; so such a connection is held while it chooses again.
-func (t target) Dial(ctx context.Context) (net.Conn, error) {
-	failed, _ := ctx.Value(failedKey{}).([]string)
-	var held []net.Conn
-	defer func() {
-		for _, c := range held {
-			c.Close()
-		}
-	}()
-	for {
-		c, err := t.Target.Dial(ctx)
-		if err == nil {
-			b, ok := c.(gateway.Backed)
-			if !ok || !slices.Contains(failed, b.Backend()) {
-				return c, nil
-			}
-			held = append(held, c)
-			if len(held) < maxHeld {
-				continue
-			}
-		}
-		if n := len(held); n > 0 {
-			c := held[n-1]
-			held = held[:n-1]
-			return c, nil
-		}
-		return nil, err
-	}
-}
+func (choice) Load() int { return 0 }
 
 // record is an Access as package gateway logs it.
 func record(a Access) gateway.Record {
@@ -257,11 +226,14 @@ func record(a Access) gateway.Record {
 	switch a.Error {
 	case "":
 	case reasonBackend:
-		outcome = gateway.OutcomeNoBackend
+		outcome, a.Backend = gateway.OutcomeNoBackend, ""
 	case reasonSlow:
 		outcome = gateway.OutcomeStalled
 	case reasonClient, reasonResponse, reasonCut:
 		outcome = gateway.OutcomeReset
+	}
+	if a.Error == reasonClient && a.Status >= 500 {
+		a.Status = 0 // it was written to nobody, and is no fault of this side
 	}
 	return gateway.Record{
 		Time: a.Time, Client: a.Client, Backend: a.Backend, In: uint64(a.In), Out: uint64(a.Out), Duration: max(a.Duration, time.Duration(0)),

@@ -31,12 +31,18 @@ func (plainDialer) Dial(ctx context.Context, _, proto string, to netip.AddrPort)
 // of the test's own.
 func dataPlane(t *testing.T, last byte) (*gateway.Server, *gateway.AccessLog, func(backends ...*recorder) gateway.Route, func(two bool) *http.Client) {
 	t.Helper()
+	return dataPlaneBy(t, plainDialer{}, last)
+}
+
+// dataPlaneBy is dataPlane with a dialer.
+func dataPlaneBy(t *testing.T, dialer gateway.Dialer, last byte) (*gateway.Server, *gateway.AccessLog, func(backends ...*recorder) gateway.Route, func(two bool) *http.Client) {
+	t.Helper()
 	ignore := goleak.IgnoreCurrent()
 	cert, roots := selfSigned(t, host)
 	term := NewTerminator(TerminatorOptions{})
 	term.tls.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &cert, nil }
 	log := new(gateway.AccessLog)
-	s := gateway.New(gateway.Options{Dialer: plainDialer{}, Terminator: term, Access: log, Drain: 5 * time.Second})
+	s := gateway.New(gateway.Options{Dialer: dialer, Terminator: term, Access: log, Drain: 5 * time.Second})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()

@@ -19,6 +19,7 @@ const (
 const (
 	KeyPoolPrefix     = "pool/"     // of all PoolRecords
 	KeyHostNamePrefix = "hostname/" // of all HostNameRecords
+	KeyHostPrefix     = "host/"     // of all HolderRecords of host names
 )
 
 // KeyAccount is where account id's AccountRecord lies.
@@ -146,4 +147,6 @@ func KeyPort(address, proto string, port uint16) string {
 }
 
 // KeyHost is where the HolderRecord of a host name that a group publishes lies.
-func KeyHost(host string, group canon.Hash) string { return "host/" + host + "/" + group.String() }
+func KeyHost(host string, group canon.Hash) string {
+	return KeyHostPrefix + host + "/" + group.String()
+}

@@ -10,15 +10,17 @@ import (
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/gateway/control"
+	"github.com/zero-os/zos/ledger/wire"
+	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/spec/plan"
 )
 
 // maxZoneAddresses bounds the addresses of one name: what an answer over UDP holds.
 const maxZoneAddresses = 16
 
-// readNames reads what the grid's domain answers: each held name's gateways, by
-// the newest plans of the contracts that publish it, and as name servers ns1, ns2,
-// … all nodes with shared addresses.
+// readNames reads what the grid's domain answers: the gateways of each held name
+// and of those below it, by the newest plans of the contracts that publish them,
+// and as name servers ns1, ns2, … all nodes with shared addresses.
 func readNames(ctx context.Context, l ledgerLists, z contract.Zone, now uint64, grid canon.Hash) (*control.Zone, error) {
 	out := &control.Zone{Domain: z.Domain, Serial: uint32(now), NS: []control.ZoneName{}, Names: []control.ZoneName{}, TXT: []control.ZoneRecord{}}
 	pools, _, err := l.List(ctx, contract.KeyPoolPrefix)
@@ -44,22 +46,20 @@ func readNames(ctx context.Context, l ledgerLists, z contract.Zone, now uint64, 
 	if err != nil {
 		return nil, err
 	}
+	published, err := publishedHosts(ctx, l, z, held)
+	if err != nil {
+		return nil, err
+	}
 	plans := map[canon.Hash][]plan.Gateway{}
-	for _, label := range slices.Sorted(maps.Keys(held)) {
-		host := label + "." + z.Domain
-		holder, found, err := get[contract.HolderRecord](ctx, l, contract.KeyHost(host, held[label]))
-		if err != nil {
-			return nil, err
-		}
-		if !found {
-			continue // reserved, and published by nobody
-		}
-		gateways, known := plans[holder.Contract]
+	deeper := map[string]int{} // by label
+	for _, host := range slices.Sorted(maps.Keys(published)) {
+		id := published[host]
+		gateways, known := plans[id]
 		if !known {
-			if gateways, err = gatewaysOf(ctx, l, holder.Contract); err != nil {
+			if gateways, err = gatewaysOf(ctx, l, id); err != nil {
 				return nil, err
 			}
-			plans[holder.Contract] = gateways
+			plans[id] = gateways
 		}
 		var addrs []string
 		for _, g := range gateways {
@@ -67,8 +67,64 @@ func readNames(ctx context.Context, l ledgerLists, z contract.Zone, now uint64, 
 				addrs = append(addrs, g.Addresses...)
 			}
 		}
-		if len(addrs) > 0 {
-			out.Names = append(out.Names, control.ZoneName{Name: label, Addrs: bounded(addrs)})
+		if len(addrs) == 0 {
+			continue
+		}
+		name := strings.TrimSuffix(host, "."+z.Domain)
+		if label, _ := z.Label(host); label != name {
+			if deeper[label]++; deeper[label] > maxDeeper {
+				continue
+			}
+		}
+		out.Names = append(out.Names, control.ZoneName{Name: name, Addrs: bounded(addrs)})
+	}
+	return out, nil
+}
+
+// maxDeeper bounds the names below one label, so that nobody fills the zone.
+const maxDeeper = 64
+
+// publishedHosts are the hosts under the grid's domain that a contract of their
+// label's holder publishes, and the contracts. Where the ledger has more hosts than
+// one question may ask for, those that a contract publishes in several depths
+// are found by the name right under the domain alone.
+func publishedHosts(ctx context.Context, l ledgerLists, z contract.Zone, held map[string]canon.Hash) (map[string]canon.Hash, error) {
+	out := map[string]canon.Hash{}
+	all, _, err := l.List(ctx, contract.KeyHostPrefix)
+	if err != nil && problem.Code(err) != wire.ProblemTooLarge {
+		return nil, err
+	}
+	for _, kv := range all {
+		host, group, _ := strings.Cut(strings.TrimPrefix(kv.Key, contract.KeyHostPrefix), "/")
+		label, _ := z.Label(host)
+		holder, is := held[label]
+		var rec contract.HolderRecord
+		if is && holder.String() == group && canon.Unmarshal(kv.Value, &rec) == nil {
+			out[host] = rec.Contract
+		}
+	}
+	if err == nil {
+		return out, nil
+	}
+	for label, holder := range held {
+		host := label + "." + z.Domain
+		rec, found, err := get[contract.HolderRecord](ctx, l, contract.KeyHost(host, holder))
+		if err != nil {
+			return nil, err
+		}
+		if !found {
+			continue // reserved, and published by nobody
+		}
+		gateways, err := gatewaysOf(ctx, l, rec.Contract)
+		if err != nil {
+			return nil, err
+		}
+		for _, g := range gateways {
+			for _, r := range g.Routes {
+				if under, _ := z.Label(r.Host); under == label {
+					out[r.Host] = rec.Contract
+				}
+			}
 		}
 	}
 	return out, nil

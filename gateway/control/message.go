@@ -91,7 +91,7 @@ type Zone struct {
 	Domain string       `cbor:"domain"` // empty: nothing is answered
 	Serial uint32       `cbor:"serial"`
 	NS     []ZoneName   `cbor:"ns"`
-	Names  []ZoneName   `cbor:"names"` // labels right under the domain
+	Names  []ZoneName   `cbor:"names"` // under the domain, without it
 	TXT    []ZoneRecord `cbor:"txt"`
 }
 

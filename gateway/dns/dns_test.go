@@ -30,7 +30,7 @@ func testZone() Zone {
 		NS: []NameServer{{"ns1.grid.example", addrs("198.51.100.1", "2001:db8::1")}, {"ns.elsewhere.example", nil}},
 		Names: map[string][]netip.Addr{
 			"": addrs("198.51.100.9"), "shop": addrs("198.51.100.10", "198.51.100.11", "2001:db8::10"), "four": addrs("198.51.100.12"),
-			"empty": nil,
+			"empty": nil, "www.eu.shop": addrs("198.51.100.13"),
 		},
 		TXT: map[string][]string{"_acme-challenge.shop.grid.example": {"one", `two\003"x`}, "_acme-challenge.a.b.grid.example": {"deep"}},
 		CAA: []string{"ca.example"},
@@ -324,7 +324,8 @@ func TestBadZonesAreRefused(t *testing.T) {
 	for name, change := range map[string]func(*Zone){
 		"no name server":        func(z *Zone) { z.NS = nil },
 		"name server":           func(z *Zone) { z.NS[0].Name = "NS" },
-		"label with a dot":      func(z *Zone) { z.Names["a.b"] = nil },
+		"empty label":           func(z *Zone) { z.Names["a..b"] = nil },
+		"long name":             func(z *Zone) { z.Names[strings.Repeat("a.", 120)+"b"] = nil },
 		"label in upper case":   func(z *Zone) { z.Names["A"] = nil },
 		"long label":            func(z *Zone) { z.Names[strings.Repeat("a", 64)] = nil },
 		"no address":            func(z *Zone) { z.Names["a"] = []netip.Addr{{}} },
@@ -370,4 +371,21 @@ func FuzzAnswer(f *testing.F) {
 		}
 		_ = truncated(b)
 	})
+}
+
+func TestNamesAnswerAtEveryDepth(t *testing.T) {
+	s := newServer(t)
+	if r := ask(t, s, "www.eu.shop.grid.example.", dns.TypeA); r.Rcode != dns.RcodeSuccess || !slices.Equal(values(r.Answer), []string{"198.51.100.13"}) {
+		t.Errorf("%v", r)
+	}
+	// What lies between has no records, and is there.
+	if r := ask(t, s, "eu.shop.grid.example.", dns.TypeA); r.Rcode != dns.RcodeSuccess || len(r.Answer) > 0 {
+		t.Errorf("%v", r)
+	}
+	// No name answers for those below it, or beside it.
+	for _, name := range []string{"a.www.eu.shop.grid.example.", "b.eu.shop.grid.example."} {
+		if r := ask(t, s, name, dns.TypeA); r.Rcode != dns.RcodeNameError {
+			t.Errorf("%s: %v", name, r)
+		}
+	}
 }

@@ -61,13 +61,13 @@ func compile(z Zone) (*records, error) {
 		Refresh: 3600, Retry: 600, Expire: 86400, Minttl: ttlNegative,
 	}
 	r.add(r.origin, r.soa)
-	for label, addrs := range z.Names {
+	for below, addrs := range z.Names {
 		name := r.origin
-		if label != "" {
-			if !validName(label) || strings.Contains(label, ".") {
-				return nil, bad("label %.80q", label)
+		if below != "" {
+			if !validName(below) || !validName(below+"."+z.Domain) {
+				return nil, bad("name %.80q", below)
 			}
-			name = label + "." + r.origin
+			name = below + "." + r.origin
 		}
 		if err := r.addAddrs(name, addrs, ttlAddress); err != nil {
 			return nil, bad("%s: %w", name, err)

@@ -9,7 +9,7 @@ type Zone struct {
 	// NS are the zone's name servers, by names under Domain or elsewhere. Those
 	// under Domain have their addresses here and need none in Names.
 	NS []NameServer
-	// Names are the labels right under Domain and their gateways' addresses; the
+	// Names are names under Domain, without it, and their gateways' addresses; the
 	// key "" is the domain itself.
 	Names map[string][]netip.Addr
 	// TXT are text records by full name, lower case, under Domain. A record is at

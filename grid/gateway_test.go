@@ -110,10 +110,14 @@ func TestGateway(t *testing.T) {
 		// Revoked: cut within a second of the node's word that it has the new version.
 		w.zos("net", "revoke", "shop/back", "laptop", "--as", "red", "--yes")
 		w.approveAll("green")
+		revoked := time.Now()
 		w.eventually(actTime, "the laptop is cut off", func(ctx context.Context) (bool, string, error) {
+			ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+			defer cancel()
 			out, err := redis(ctx, laptop, db, "PING")
 			return err != nil, out, nil
 		})
+		t.Logf("the laptop is cut off %v after the last approval, half a second of silence included", time.Since(revoked).Round(time.Millisecond))
 		down()
 	})
 	t.Run("WithoutTheGatewayTheDataIsIntact", func(t *testing.T) {

@@ -59,6 +59,7 @@ func Apply(st State, now uint64, tx []byte) (Result, error) {
 		KindRelease:    l.release,
 		KindPool:       l.pool,
 		KindZone:       l.zone,
+		KindChallenge:  l.challenge,
 	}
 	rule, ok := rules[head.Kind]
 	if !ok {

@@ -148,6 +148,13 @@ func NewZone(grid canon.Hash, domain string, sequence uint64) Zone {
 	return Zone{Header: header(grid, KindZone), Domain: domain, Sequence: sequence}
 }
 
+// NewChallenge makes the answer to an authority's challenge: the caller's c with a
+// header.
+func NewChallenge(grid canon.Hash, c Challenge) Challenge {
+	c.Header = header(grid, KindChallenge)
+	return c
+}
+
 // NewNameApproval makes the approval of an action on a name. now is the name's
 // record, a zero one to reserve it.
 func NewNameApproval(grid, group canon.Hash, action string, n plan.Name, now HostNameRecord, groupEpoch uint64, nonce []byte, expiry uint64) (Approval, error) {

@@ -53,6 +53,7 @@ func TestSchemaNamesTheFieldsOfPublicRecords(t *testing.T) {
 		"pool-record": PoolRecord{}, "segment-record": SegmentRecord{}, "segment-range": SegmentRange{}, "zone-record": ZoneRecord{},
 		"host-name-record": HostNameRecord{}, "host-names-record": HostNamesRecord{}, "lookalike-record": LookalikeRecord{},
 		"lease-record": LeaseRecord{}, "holder-record": HolderRecord{},
+		"challenge-record": ChallengeRecord{}, "challenges-record": ChallengesRecord{}, "open-challenge": OpenChallenge{},
 	} {
 		if want := fields(reflect.TypeOf(v)); !slices.Equal(rules[name], want) {
 			t.Errorf("rule %s has %v, the struct %v", name, rules[name], want)
@@ -72,7 +73,7 @@ func TestSchemaNamesTheFieldsOfEveryStatement(t *testing.T) {
 		"plan": plan.Plan{}, "workload": plan.Workload{}, "resources": plan.Resources{}, "container": plan.Container{},
 		"network": plan.Network{}, "network-node": plan.NetworkNode{}, "network-config": plan.NetworkConfig{},
 		"attachment": plan.Attachment{}, "rule": plan.Rule{}, "gateway": plan.Gateway{}, "route": plan.Route{}, "device": plan.Device{},
-		"pool": Pool{}, "range": Range{}, "zone": Zone{}, "name-plan": plan.Name{},
+		"pool": Pool{}, "range": Range{}, "zone": Zone{}, "challenge": Challenge{}, "name-plan": plan.Name{},
 	} {
 		if want := fields(reflect.TypeOf(v)); !slices.Equal(rules[name], want) {
 			t.Errorf("rule %s has %v, the struct %v", name, rules[name], want)

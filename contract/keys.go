@@ -20,6 +20,8 @@ const (
 	KeyPoolPrefix     = "pool/"     // of all PoolRecords
 	KeyHostNamePrefix = "hostname/" // of all HostNameRecords
 	KeyHostPrefix     = "host/"     // of all HolderRecords of host names
+	// KeyChallengePrefix begins the keys of all ChallengeRecords.
+	KeyChallengePrefix = "challenge/"
 )
 
 // KeyAccount is where account id's AccountRecord lies.
@@ -150,3 +152,11 @@ func KeyPort(address, proto string, port uint16) string {
 func KeyHost(host string, group canon.Hash) string {
 	return KeyHostPrefix + host + "/" + group.String()
 }
+
+// KeyChallenge is where the ChallengeRecord of a host at a slot lies.
+func KeyChallenge(host string, slot canon.Hash) string {
+	return KeyChallengePrefix + host + "/" + slot.String()
+}
+
+// KeyChallenges is where the ChallengesRecord of a slot lies.
+func KeyChallenges(slot canon.Hash) string { return "challenges/" + slot.String() }

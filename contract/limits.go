@@ -13,7 +13,8 @@ import "time"
 // most MaxRuns contracts; a workload has one receipt; a farm has one delegation
 // per agent key and one consent per group; a slot has one pool of at most
 // MaxRanges ranges; MaxHostNames names count for a group, whoever has them now; a
-// contract holds at most MaxLeases addresses, ports and hosts. How many accounts, groups and farms
+// contract holds at most MaxLeases addresses, ports and hosts; a slot has at most
+// MaxChallenges challenges. How many accounts, groups and farms
 // there are is not bounded by these rules: the ledger's operators bound the rate.
 const (
 	MaxStatement     = 256 << 10 // bytes of an Approval
@@ -41,6 +42,8 @@ const (
 	MaxDomain        = 180       // bytes of the grid's domain
 	MaxHostNames     = 256       // names that count for a group
 	MaxLeases        = 2048      // addresses, ports and hosts of a contract
+	MaxChallenges    = 32        // of a slot that have not expired
+	MaxChallengesOf  = 8         // of a contract at a slot
 
 	// MinSharedPort is the lowest port of a shared address that can be leased: those
 	// below are for names (80, 443), the grid's DNS (53), and what comes later.
@@ -55,6 +58,9 @@ const (
 	// NameGrace is how long after a name's end nobody but its group can have it, or a
 	// look-alike of it, in seconds.
 	NameGrace = uint64(30 * 24 * time.Hour / time.Second)
+
+	// MaxChallengeLife is how far ahead of block time a challenge may expire, in seconds.
+	MaxChallengeLife = uint64(time.Hour / time.Second)
 
 	// Widest prefixes of a pool's ranges: each range lies in one segment.
 	segmentBits4 = 16

@@ -260,6 +260,28 @@ type HolderRecord struct {
 	Contract canon.Hash `cbor:"contract"`
 }
 
+// ChallengeRecord is at KeyChallenge until its challenge is taken back, or the slot
+// has another one after it has expired.
+type ChallengeRecord struct {
+	Signed Signed `cbor:"signed"` // Challenge
+	Time   uint64 `cbor:"time"`
+}
+
+// ChallengesRecord is at KeyChallenges: the last challenge of a slot, and those that
+// have a ChallengeRecord, sorted by host.
+type ChallengesRecord struct {
+	Epoch    uint64          `cbor:"epoch"`
+	Sequence uint64          `cbor:"sequence"`
+	Open     []OpenChallenge `cbor:"open"`
+}
+
+// OpenChallenge is a challenge of a slot.
+type OpenChallenge struct {
+	Host     string     `cbor:"host"`
+	Contract canon.Hash `cbor:"contract"`
+	Expiry   uint64     `cbor:"expiry"`
+}
+
 // Root returns the digest over the entries of a slot, which must be sorted by
 // contract, as the ledger keeps it in the slot's NodeRecord.
 func Root(entries []RunEntry) (canon.Hash, error) {

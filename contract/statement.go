@@ -30,6 +30,7 @@ const (
 	KindHeartbeat  = "zos-heartbeat-v1"
 	KindPool       = "zos-pool-v1"
 	KindZone       = "zos-zone-v1"
+	KindChallenge  = "zos-challenge-v1"
 )
 
 // Header begins every statement. Embedding it in a struct inlines its fields.
@@ -173,6 +174,20 @@ type Zone struct {
 	Header
 	Domain   string `cbor:"domain"` // a host name, at most 180 bytes
 	Sequence uint64 `cbor:"sequence"`
+}
+
+// Challenge is the answer to an authority that wants to see that a host under the
+// grid's domain is its group's: a text record that the grid's name servers have
+// for a while. It is signed by the key of the slot at which the host's TLS ends.
+type Challenge struct {
+	Header
+	Slot     canon.Hash `cbor:"slot"`
+	Epoch    uint64     `cbor:"epoch"`
+	Contract canon.Hash `cbor:"contract"` // whose gateway on the slot ends the host's TLS
+	Host     string     `cbor:"host"`     // without ChallengeLabel
+	Value    string     `cbor:"value"`    // 43 characters of base64url; empty: the answer is taken back
+	Sequence uint64     `cbor:"sequence"` // per (slot, epoch), rising, of challenges alone
+	Expiry   uint64     `cbor:"expiry"`   // Unix seconds of block time
 }
 
 // Node binds keys to a slot: admission (epoch 1) or re-keying (epoch + 1). It

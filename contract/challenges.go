@@ -7,6 +7,7 @@ import (
 
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/sign"
 	"github.com/zero-os/zos/spec/plan"
 )
 
@@ -63,47 +64,49 @@ func JudgeChallenge(grid canon.Hash, s Signed, f ChallengeFacts) (Challenge, err
 	if err != nil {
 		return Challenge{}, err
 	}
+	return c, c.judge(keys, f)
+}
+
+// judge is JudgeChallenge of a challenge that these keys signed.
+func (c Challenge) judge(keys []sign.PublicKey, f ChallengeFacts) error {
 	if err := c.Validate(); err != nil {
-		return Challenge{}, err
+		return err
 	}
 	if len(f.Bound.Signed.Statement) == 0 {
-		return Challenge{}, problem.New("slot-unbound", "no node is bound to slot %s", c.Slot.Short())
+		return problem.New("slot-unbound", "no node is bound to slot %s", c.Slot.Short())
 	}
 	n, err := statement[Node](f.Bound.Signed)
 	if err != nil {
-		return Challenge{}, err
+		return err
 	}
 	if c.Slot != n.Slot || c.Epoch != f.Bound.Epoch {
-		return Challenge{}, problem.New("stale-epoch", "the challenge is of epoch %d of slot %s, slot %s is at %d", c.Epoch, c.Slot.Short(), n.Slot.Short(), f.Bound.Epoch)
+		return problem.New("stale-epoch", "the challenge is of epoch %d of slot %s, slot %s is at %d", c.Epoch, c.Slot.Short(), n.Slot.Short(), f.Bound.Epoch)
 	}
 	if err := signedBy(keys, n.SigningKey); err != nil {
-		return Challenge{}, err
+		return err
 	}
 	if f.Now > c.Expiry {
-		return Challenge{}, problem.New("challenge-expired", "the challenge of %s expired at %s, block time is %s", c.Host, utc(c.Expiry), utc(f.Now))
+		return problem.New("challenge-expired", "the challenge of %s expired at %s, block time is %s", c.Host, utc(c.Expiry), utc(f.Now))
 	}
 	if c.Expiry-f.Now > MaxChallengeLife {
-		return Challenge{}, problem.New("expiry-too-far", "the challenge of %s would expire in %d s, at most %d are allowed", c.Host, c.Expiry-f.Now, MaxChallengeLife)
+		return problem.New("expiry-too-far", "the challenge of %s would expire in %d s, at most %d are allowed", c.Host, c.Expiry-f.Now, MaxChallengeLife)
 	}
 	if c.Value == "" {
-		return c, nil
+		return nil
 	}
-	if err := ends(c, f.Contract); err != nil {
-		return Challenge{}, err
+	if err := c.ends(f.Contract); err != nil {
+		return err
 	}
 	own, err := JudgeHost(f.Zone, c.Host, f.Name, f.Contract.Group, f.Now)
-	if err != nil {
-		return Challenge{}, err
+	if err == nil && own {
+		err = problem.New("challenge-unassigned", "host %s is not under the grid's domain: others answer for it", c.Host)
 	}
-	if own {
-		return Challenge{}, problem.New("challenge-unassigned", "host %s is not under the grid's domain: others answer for it", c.Host)
-	}
-	return c, nil
+	return err
 }
 
 // ends refuses a challenge whose host does not end its TLS at its slot, by the
 // newest plan of its contract.
-func ends(c Challenge, rec ContractRecord) error {
+func (c Challenge) ends(rec ContractRecord) error {
 	if len(rec.History) == 0 {
 		return problem.New("contract-unknown", "contract %s is not on the ledger", c.Contract.Short())
 	}
@@ -134,7 +137,7 @@ func ends(c Challenge, rec ContractRecord) error {
 // challenge puts the answer to an authority's challenge under the grid's domain,
 // or takes it away. What has expired of the slot goes with it.
 func (l *ledger) challenge(s Signed) (Result, error) {
-	c, err := statement[Challenge](s)
+	c, _, keys, err := Open[Challenge](s, KindChallenge, l.grid)
 	if err != nil {
 		return Result{}, err
 	}
@@ -142,7 +145,7 @@ func (l *ledger) challenge(s Signed) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if c, err = JudgeChallenge(l.grid, s, facts); err != nil {
+	if err := c.judge(keys, facts); err != nil {
 		return Result{}, err
 	}
 	rec, _, err := Load[ChallengesRecord](l.st, KeyChallenges(c.Slot))

@@ -18,6 +18,13 @@ func seeds(w *world) [][]byte {
 	w.ok(w.sign(somePool(w, 0, 1), KindPool, "farm"))
 	w.ok(w.sign(NewZone(w.grid, domain, 1), KindZone, "release-1", "release-2"))
 	w.ok(w.approve(w.named(ActionReserve, "shop", w.now+day, none), "red", "green"))
+	ending := w.ok(w.approve(w.publish("ending", onShared(0, endingRoute("www.shop."+domain))), "red", "green")).Contract
+	answer := w.answer(ending, 1)
+	answer.Host = "www.shop." + domain
+	w.ok(w.sign(answer, KindChallenge, "node"))
+	answer.Sequence++
+	back := answer
+	back.Value = ""
 	rivals := w.addGroup("rivals", "eve", 1, w.members("eve")...)
 	d := NewDelegation(w.grid, w.farm, w.key("agent").Public(), []string{MayAdmit}, w.slots, 2, big, 1, later)
 	var out [][]byte
@@ -43,6 +50,8 @@ func seeds(w *world) [][]byte {
 		w.approve(w.named(ActionTransfer, "shop", 0, rivals), "red", "green"),
 		w.approve(w.named(ActionRelease, "shop", 0, none), "red"),
 		w.approve(w.publish("public", onShared(0, hostRoute("shop."+domain), portRoute("udp", 20000)), onLeased(0, 12, portRoute("tcp", 25))), "red", "green"),
+		w.sign(answer, KindChallenge, "node"),
+		w.sign(back, KindChallenge, "node"),
 		w.sign(NewTag(w.grid, w.accounts["red"], "hello", "1", canon.Sum(nil), 1, later), KindTag, "red"),
 	} {
 		out = append(out, w.tx(s))

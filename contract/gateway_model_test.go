@@ -22,7 +22,11 @@ type publicModel struct {
 	groups  map[canon.Hash][]string // who makes a quorum of a group
 	names   map[string]HostNameRecord
 	pools   map[canon.Hash]Pool
-	reached map[string]int // what was accepted, by action: the test says something only if all are
+	// challenges are the last sequences of slots, answers the challenges that stand,
+	// or have expired and were not cleared away yet, by key.
+	challenges map[canon.Hash]uint64
+	answers    map[string]Challenge
+	reached    map[string]int // what was accepted, by action: the test says something only if all are
 }
 
 // TestReplicasAgreeOnNamesAndNoAddressIsEverInTwoLiveContracts drives three
@@ -33,6 +37,12 @@ func TestReplicasAgreeOnNamesAndNoAddressIsEverInTwoLiveContracts(t *testing.T) 
 	rivals := base.as("rivals").group
 	base.ok(base.sign(NewConsent(base.grid, base.farm, base.group, big.times(2), 9, start+9999*day), KindConsent, "farm"))
 	base.ok(base.sign(NewConsent(base.grid, base.farm, rivals, big, 9, start+9999*day), KindConsent, "farm"))
+	for i, slot := range base.slots {
+		base.bind(slot, 1, fmt.Sprint("public-node-", i))
+	}
+	// Something stands at the beginning, so that challenges have their chance.
+	base.ok(base.approve(base.named(ActionReserve, "api", start+40*day, none), "red", "green"))
+	standing := base.ok(base.approve(base.publish("alpha", onShared(0, endingRoute("api."+domain)), onShared(1, endingRoute("api."+domain), endingRoute("www.api."+domain))), "red", "green")).Contract
 	reached := map[string]int{}
 	rapid.Check(t, func(rt *rapid.T) {
 		w := *base
@@ -40,10 +50,14 @@ func TestReplicasAgreeOnNamesAndNoAddressIsEverInTwoLiveContracts(t *testing.T) 
 		replicas := []*logged{{memory: maps.Clone(base.st)}, {memory: maps.Clone(base.st)}, {memory: maps.Clone(base.st)}}
 		w.st = replicas[0].memory
 		m := &publicModel{active: map[canon.Hash]plan.Plan{}, version: map[canon.Hash]uint64{}, names: map[string]HostNameRecord{}, pools: map[canon.Hash]Pool{},
+			challenges: map[canon.Hash]uint64{}, answers: map[string]Challenge{},
 			groups: map[canon.Hash][]string{w.group: {"red", "green"}, rivals: {"eve"}}, reached: reached}
 		for i := range w.slots {
 			m.pools[w.slots[i]] = somePool(&w, i, 1)
 		}
+		m.names["api"] = record[HostNameRecord](&w, KeyHostName("api"))
+		m.version[standing] = 1
+		m.active[standing], _ = base.gatewayPlan("alpha", onShared(0, endingRoute("api."+domain)), onShared(1, endingRoute("api."+domain), endingRoute("www.api."+domain)))
 		var open []Approval
 		for range rapid.IntRange(10, 50).Draw(rt, "steps") {
 			s := m.step(rt, &w, &open)
@@ -59,7 +73,7 @@ func TestReplicasAgreeOnNamesAndNoAddressIsEverInTwoLiveContracts(t *testing.T) 
 	if reached["steps"] < 2000 {
 		return // few sequences were asked for
 	}
-	for _, want := range []string{ActionReserve, ActionRenew, ActionTransfer, ActionRelease, ActionDeploy, ActionUpdate, ActionCancel, KindPool, "leased", "shared", "port", "host", "lookalike"} {
+	for _, want := range []string{ActionReserve, ActionRenew, ActionTransfer, ActionRelease, ActionDeploy, ActionUpdate, ActionCancel, KindPool, KindChallenge, "taken back", "leased", "shared", "port", "host", "lookalike"} {
 		if reached[want] == 0 {
 			t.Errorf("no sequence had %s", want)
 		}
@@ -76,7 +90,16 @@ func (m *publicModel) step(rt *rapid.T, w *world, open *[]Approval) Signed {
 		return rapid.SampledFrom([]string{"shop", "sh0p", "5hop", "web", "vveb", "api"}).Draw(rt, "label")
 	}
 	var a Approval
-	switch k := rapid.IntRange(0, 19).Draw(rt, "step"); {
+	k := rapid.IntRange(0, 26).Draw(rt, "step")
+	if k >= 20 {
+		pick := func(what string, n int) int { return rapid.IntRange(0, n-1).Draw(rt, what) }
+		if s, some := m.challenge(w, pick); some {
+			w.now += uint64(pick("moments", 900))
+			return s
+		}
+		k = 0
+	}
+	switch {
 	case k < 7:
 		l := label()
 		action := rapid.SampledFrom([]string{ActionReserve, ActionReserve, ActionRenew, ActionTransfer, ActionRelease}).Draw(rt, "action")
@@ -168,7 +191,11 @@ func (m *publicModel) publish(rt *rapid.T, me *world, label func() string) Appro
 		g.addresses = []string{address}
 		if rapid.Bool().Draw(rt, "by host") {
 			host := rapid.SampledFrom([]string{label() + "." + domain, "www.own.test"}).Draw(rt, "host")
-			g.routes = append(g.routes, hostRoute(host))
+			r := hostRoute(host)
+			if rapid.IntRange(0, 2).Draw(rt, "ends") > 0 {
+				r.Mode = plan.ModeTerminate
+			}
+			g.routes = append(g.routes, r)
 		}
 		if len(g.routes) == 0 || rapid.Bool().Draw(rt, "by port") {
 			g.routes = append(g.routes, portRoute(rapid.SampledFrom([]string{"tcp", "udp"}).Draw(rt, "proto"), uint16(rapid.IntRange(20000, 20002).Draw(rt, "port"))))
@@ -193,6 +220,10 @@ func (m *publicModel) follow(rt *rapid.T, w *world, before memory, s Signed, res
 		}
 		m.pools[p.Slot] = p
 		m.reached[KindPool]++
+	case KindChallenge:
+		if err := m.followChallenge(s, w.now); err != nil {
+			rt.Fatal(err)
+		}
 	case KindApproval:
 		if !res.Accepted {
 			return
@@ -362,6 +393,9 @@ func (m *publicModel) check(rt *rapid.T, w *world) {
 		}
 		want[key] = SegmentRecord{Ranges: list}
 	}
+	for key := range m.answers {
+		want[key] = record[ChallengeRecord](w, key)
+	}
 	for key, v := range want {
 		b, err := canon.Marshal(v)
 		if err != nil || !bytes.Equal(w.st.Get(key), b) {
@@ -370,7 +404,7 @@ func (m *publicModel) check(rt *rapid.T, w *world) {
 	}
 	for key := range w.st {
 		kind, _, _ := strings.Cut(key, "/")
-		if _, ok := want[key]; !ok && slices.Contains([]string{"lease", "port", "host", "hostname", "hostnames", "lookalike", "segment"}, kind) {
+		if _, ok := want[key]; !ok && slices.Contains([]string{"lease", "port", "host", "hostname", "hostnames", "lookalike", "segment", "challenge"}, kind) {
 			rt.Fatalf("record %s is of nothing that runs", key)
 		}
 	}

@@ -230,6 +230,9 @@ func (f *gatewayFacts) refresh(ctx context.Context, l ledgerLists, cases []gatew
 	same := maps.EqualFunc(f.of, next, func(a, b judged) bool { return a.version == b.version && equalJudgement(a.says, b.says) })
 	f.of = next
 	again := time.Since(f.zoned) >= zoneEvery
+	if again {
+		f.zoned = time.Now() // what is said from now on may be missed by this read
+	}
 	f.mu.Unlock()
 	changed = changed || !same
 	if !again {
@@ -238,16 +241,32 @@ func (f *gatewayFacts) refresh(ctx context.Context, l ledgerLists, cases []gatew
 	var zone *control.Zone
 	if has {
 		if zone, err = readNames(ctx, l, z, now, f.grid); err != nil {
+			f.zoneAgain()
 			return changed, err
 		}
+		texts, err := readChallenges(ctx, l, z, now, f.grid)
+		if err != nil {
+			// Names are answered all the same.
+			f.log.Warn("read answers to certificate authorities", "error", err)
+			if old := f.Zone(); old != nil && old.Domain == zone.Domain {
+				texts = old.TXT
+			}
+		}
+		zone.TXT = texts
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !equalZone(f.zone, zone) {
 		f.zone, changed = zone, true
 	}
-	f.zoned = time.Now()
 	return changed, nil
+}
+
+// zoneAgain makes the next refresh read the grid's domain.
+func (f *gatewayFacts) zoneAgain() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.zoned = time.Time{}
 }
 
 func equalJudgement(a, b publish.Judgement) bool {
@@ -454,6 +473,7 @@ func (n *Node) openGateways() error {
 	}
 	n.gateways, err = publish.New(publish.Config{
 		Data: dataGateways, Store: n.shared, Cgroup: gatewayCgroup, Networks: n.routers.Gateways(), Facts: n.facing, Resolve: resolve, Log: n.log,
+		Challenges: newChallenges(n.at.grid.ID, n.at.Slot, n.keys.Signer, n.submitTo, n.challengeSaid),
 	})
 	return err
 }
@@ -465,5 +485,6 @@ func equalZone(a, b *control.Zone) bool {
 	x, y := *a, *b
 	x.Serial, y.Serial = 0, 0
 	same := func(p, q control.ZoneName) bool { return p.Name == q.Name && slices.Equal(p.Addrs, q.Addrs) }
-	return x.Domain == y.Domain && slices.EqualFunc(x.NS, y.NS, same) && slices.EqualFunc(x.Names, y.Names, same)
+	texts := func(p, q control.ZoneRecord) bool { return p.Name == q.Name && slices.Equal(p.Texts, q.Texts) }
+	return x.Domain == y.Domain && slices.EqualFunc(x.NS, y.NS, same) && slices.EqualFunc(x.Names, y.Names, same) && slices.EqualFunc(x.TXT, y.TXT, texts)
 }

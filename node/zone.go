@@ -16,7 +16,12 @@ import (
 )
 
 // maxZoneAddresses bounds the addresses of one name: what an answer over UDP holds.
-const maxZoneAddresses = 16
+// maxZoneTexts bounds its texts, maxZoneChallenges the names that have some.
+const (
+	maxZoneAddresses  = 16
+	maxZoneTexts      = 16
+	maxZoneChallenges = 4096
+)
 
 // readNames reads what the grid's domain answers: the gateways of each held name
 // and of those below it, by the newest plans of the contracts that publish them,
@@ -126,6 +131,51 @@ func publishedHosts(ctx context.Context, l ledgerLists, z contract.Zone, held ma
 				}
 			}
 		}
+	}
+	return out, nil
+}
+
+// readChallenges reads the texts with which nodes answer certificate authorities now.
+// The ledger's word that a node may do so is not taken: each is judged again, by the
+// slot's key, the contract's plan and the name as they are now.
+func readChallenges(ctx context.Context, l ledgerLists, z contract.Zone, now uint64, grid canon.Hash) ([]control.ZoneRecord, error) {
+	out := []control.ZoneRecord{}
+	all, _, err := l.List(ctx, contract.KeyChallengePrefix)
+	if err != nil {
+		return out, err
+	}
+	by := map[string][]string{}
+	for _, kv := range all {
+		var rec contract.ChallengeRecord
+		var c contract.Challenge
+		if canon.Unmarshal(kv.Value, &rec) != nil || canon.UnmarshalLimit(rec.Signed.Statement, contract.MaxPlain, &c) != nil {
+			continue
+		}
+		label, _ := z.Label(c.Host)
+		if label == "" || !contract.ValidName(label) || now > c.Expiry || len(by) >= maxZoneChallenges {
+			continue // nothing is read for it
+		}
+		facts := contract.ChallengeFacts{Zone: z, Now: now}
+		if facts.Bound, _, err = get[contract.BoundRecord](ctx, l, contract.KeyBound(c.Slot)); err != nil {
+			return out, err
+		}
+		if facts.Contract, _, err = get[contract.ContractRecord](ctx, l, contract.KeyContract(c.Contract)); err != nil {
+			return out, err
+		}
+		if facts.Name, _, err = get[contract.HostNameRecord](ctx, l, contract.KeyHostName(label)); err != nil {
+			return out, err
+		}
+		if _, err := contract.JudgeChallenge(grid, rec.Signed, facts); err != nil || c.Value == "" {
+			continue // the plan, the name or the node is another one now
+		}
+		name := contract.ChallengeLabel + c.Host
+		if len(by[name]) < maxZoneTexts {
+			by[name] = append(by[name], c.Value)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(by)) {
+		texts := slices.Sorted(slices.Values(by[name]))
+		out = append(out, control.ZoneRecord{Name: name, Texts: slices.Compact(texts)})
 	}
 	return out, nil
 }

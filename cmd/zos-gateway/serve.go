@@ -46,7 +46,8 @@ func serve(ctx context.Context) error {
 	access := &gateway.AccessLog{}
 	s.names = newNames(log)
 	defer s.names.listen(nil)
-	if s.certs, err = certs.New(certs.Options{Resolve: p.Resolve, Log: log}); err != nil {
+	s.challenges = newChallenges(p.Record, s.names.texts)
+	if s.certs, err = certs.New(certs.Options{Resolve: p.Resolve, Challenges: s.challenges, Log: log}); err != nil {
 		return err
 	}
 	ends := web.NewTerminator(web.TerminatorOptions{

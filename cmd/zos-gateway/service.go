@@ -18,6 +18,8 @@ type service struct {
 	server *gateway.Server
 	certs  *certs.Manager
 	names  *names
+
+	challenges *challenges
 }
 
 // Configure implements control.Service.
@@ -36,6 +38,7 @@ func (s *service) Configure(c control.Config) error {
 	if err != nil {
 		return fmt.Errorf("addresses of the name server: %w", err)
 	}
+	s.challenges.serve(c.Routes)
 	roots, err := certs.Roots(c.Roots)
 	if err == nil {
 		err = s.certs.SetAuthority(c.Authority, roots, c.Domain)

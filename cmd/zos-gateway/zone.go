@@ -16,13 +16,14 @@ import (
 type names struct {
 	log    *slog.Logger
 	server *dns.Server
+	texts  *texts
 
 	mu sync.Mutex
 	at map[netip.Addr]func() // what ends answering at an address
 }
 
 func newNames(log *slog.Logger) *names {
-	return &names{log: log, server: dns.New(dns.Options{Log: log}), at: map[netip.Addr]func(){}}
+	return &names{log: log, server: dns.New(dns.Options{Log: log}), texts: newTexts(), at: map[netip.Addr]func(){}}
 }
 
 // listen makes it answer at these addresses and no others. One that can't be
@@ -88,5 +89,9 @@ func (n *names) set(z control.Zone) error {
 	for _, r := range z.TXT {
 		out.TXT[r.Name] = r.Texts
 	}
-	return n.server.SetZone(out)
+	if err := n.server.SetZone(out); err != nil {
+		return err
+	}
+	n.texts.set(out.TXT)
+	return nil
 }

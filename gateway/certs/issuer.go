@@ -34,20 +34,47 @@ var _ certmagic.Issuer = issuer{}
 // IssuerKey names the folder of the authority's certificates in the Store.
 func (i issuer) IssuerKey() string { return i.by.key }
 
-// Issue gets a certificate for a request of one name.
+// Issue gets a certificate for a request of one name. The name is proven at the
+// gateways that it leads to, for which no ledger is needed; where these can't be
+// reached, and the name is under the grid's domain, by a record there.
 func (i issuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
 	if len(csr.DNSNames) != 1 {
 		return nil, fmt.Errorf("request of %d names, want one", len(csr.DNSNames))
 	}
 	host := csr.DNSNames[0]
+	chains, err := i.obtain(ctx, csr, i.atGateways())
+	if last := i.byRecord(host); err != nil && last != nil && ctx.Err() == nil && otherWay(err) {
+		first := err
+		if chains, err = i.obtain(ctx, csr, last); err != nil {
+			var p acme.Problem
+			if errors.As(err, &p) {
+				err = fmt.Errorf("%w (by its record; at its gateways: %v)", err, first)
+			} else {
+				err = fmt.Errorf("%w (at its gateways; by its record: %v)", first, err)
+			}
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(chains) == 0 {
+		return nil, problem.New("acme-answer-invalid", "the authority sent no certificate for %s", host)
+	}
+	if _, err := checkChain(chains[0].ChainPEM, host, csr.PublicKey, i.m.o.Now()); err != nil {
+		return nil, err
+	}
+	return &certmagic.IssuedCertificate{Certificate: chains[0].ChainPEM, Metadata: chains[0].URL}, nil
+}
+
+// obtain orders, and proves the host in the ways that there are solvers for.
+func (i issuer) obtain(ctx context.Context, csr *x509.CertificateRequest, solvers map[string]acmez.Solver) ([]acme.Certificate, error) {
 	client := &acmez.Client{
 		Client: &acme.Client{
 			Directory: i.by.url, UserAgent: "zos-gateway", PollTimeout: 2 * time.Minute,
 			HTTPClient: &http.Client{Transport: i.by.transport, Timeout: 30 * time.Second},
 		},
-		ChallengeSolvers: i.solvers(host),
+		ChallengeSolvers: solvers,
 	}
-	var chains []acme.Certificate
 	for again := true; ; again = false {
 		account, err := i.account(ctx, client.Client)
 		if err != nil {
@@ -57,7 +84,7 @@ func (i issuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certm
 		if err != nil {
 			return nil, err
 		}
-		chains, err = client.ObtainCertificate(ctx, params)
+		chains, err := client.ObtainCertificate(ctx, params)
 		var p acme.Problem
 		if errors.As(err, &p) && p.Type == acme.ProblemTypeAccountDoesNotExist && again {
 			// The authority has forgotten it: a test's, or one that was restored.
@@ -66,18 +93,8 @@ func (i issuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certm
 			}
 			continue
 		}
-		if err != nil {
-			return nil, err
-		}
-		break
+		return chains, err
 	}
-	if len(chains) == 0 {
-		return nil, problem.New("acme-answer-invalid", "the authority sent no certificate for %s", host)
-	}
-	if _, err := checkChain(chains[0].ChainPEM, host, csr.PublicKey, i.m.o.Now()); err != nil {
-		return nil, err
-	}
-	return &certmagic.IssuedCertificate{Certificate: chains[0].ChainPEM, Metadata: chains[0].URL}, nil
 }
 
 // checkChain refuses a certificate that is not the one that was asked for.

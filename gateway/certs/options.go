@@ -21,8 +21,8 @@ type Options struct {
 	// Resolve looks up the authority's host for the plain Transport; nil: the
 	// system does.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
-	// Zone is the grid's domain: hosts right under it are proven by DNS-01 if
-	// Challenges is there. "" or nil: HTTP-01 and TLS-ALPN-01 only.
+	// Zone is the grid's domain: hosts under it are proven by DNS-01 if Challenges is
+	// there and HTTP-01 and TLS-ALPN-01 failed. "" or nil: these two only.
 	Zone       string
 	Challenges Challenges
 	// Now and After are the clock; nil: the system's.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -13,15 +14,37 @@ import (
 	"github.com/mholt/acmez/v3/acme"
 )
 
-// solvers are the ways in which host can be proven: by a record for names right
-// under the grid's domain, whose name servers we are; otherwise at the gateways
-// that its name leads to, any of which may be asked.
-func (i issuer) solvers(host string) map[string]acmez.Solver {
-	if label, ok := strings.CutSuffix(host, "."+i.by.zone); ok && i.by.zone != "" && i.m.o.Challenges != nil && !strings.Contains(label, ".") {
-		return map[string]acmez.Solver{acme.ChallengeTypeDNS01: recordSolver{i.m.o.Challenges}}
-	}
+// atGateways are the ways to prove a host at the gateways that its name leads to,
+// any of which may be asked.
+func (i issuer) atGateways() map[string]acmez.Solver {
 	s := storeSolver{i.store}
 	return map[string]acmez.Solver{acme.ChallengeTypeHTTP01: s, acme.ChallengeTypeTLSALPN01: s}
+}
+
+// byRecord is the way to prove a host under the grid's domain, whose name servers we
+// are; nil for others.
+func (i issuer) byRecord(host string) map[string]acmez.Solver {
+	if i.m.o.Challenges == nil || i.by.zone == "" || !strings.HasSuffix(host, "."+i.by.zone) {
+		return nil
+	}
+	return map[string]acmez.Solver{acme.ChallengeTypeDNS01: recordSolver{i.m.o.Challenges}}
+}
+
+// otherWay tells whether an order failed because the authority could not be shown
+// that the host is ours, so that it may be shown in another way.
+func otherWay(err error) bool {
+	var p acme.Problem
+	if errors.As(err, &p) {
+		switch p.Type {
+		case acme.ProblemTypeConnection, acme.ProblemTypeDNS, acme.ProblemTypeIncorrectResponse, acme.ProblemTypeTLS, acme.ProblemTypeUnauthorized:
+			return true
+		}
+		return false
+	}
+	// It offers no way that we tried, or nothing could be presented. One that does
+	// not answer is asked no more.
+	var away net.Error
+	return !errors.As(err, &away)
 }
 
 // recordSolver presents DNS-01.

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 
 	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/gateway/control"
 	"github.com/zero-os/zos/linux/netns"
 	"github.com/zero-os/zos/problem"
@@ -26,8 +27,8 @@ import (
 const CodeNotYours = "not-permitted"
 
 // broker does what the process asks for. It is given nothing but sockets in the
-// namespaces of gateways that are to be served here, and what their contracts
-// share.
+// namespaces of gateways that are to be served here, what their contracts share,
+// and answers to challenges about their own hosts.
 type broker struct{ k *Kind }
 
 // parseNetwork reads the key of a gateway's namespace.
@@ -149,9 +150,41 @@ func (b broker) Resolve(ctx context.Context, host string) ([]netip.Addr, error) 
 	return addrs[:min(len(addrs), 16)], nil
 }
 
-// Record implements control.Handler.
-func (b broker) Record(context.Context, control.RecordRequest) error {
-	return problem.New("unknown-method", "records under the grid's domain are not set here")
+// Record implements control.Handler. It sets nothing but answers to challenges of
+// authorities, for hosts whose TLS ends here and that are served.
+func (b broker) Record(ctx context.Context, r control.RecordRequest) error {
+	host, ok := strings.CutPrefix(r.Name, contract.ChallengeLabel)
+	if !ok || !b.k.ends(r.Contract, host) {
+		return problem.New(CodeNotYours, "no gateway of contract %s ends the TLS of %.100q here", r.Contract.Short(), r.Name)
+	}
+	if b.k.cfg.Challenges == nil {
+		return problem.New("unknown-method", "records under the grid's domain are not set here")
+	}
+	value := r.Text
+	if r.Absent {
+		value = ""
+	}
+	if err := b.k.cfg.Challenges.Answer(ctx, r.Contract, host, value); err != nil {
+		return fmt.Errorf("answer the authority for %s: %w", host, err)
+	}
+	return nil
+}
+
+// ends tells whether a gateway of a contract ends the TLS of host here: it is
+// published under the grid's domain, and nothing speaks against it.
+func (k *Kind) ends(contract canon.Hash, host string) bool {
+	zone := k.cfg.Facts.Zone()
+	if zone == nil || !strings.HasSuffix(host, "."+zone.Domain) {
+		return false
+	}
+	all, _ := k.wanted()
+	for _, r := range routesOf(all) {
+		if r.Host == host && r.Mode == plan.ModeTerminate {
+			// The first that names a host has it.
+			return r.Contract == contract && r.Problem == ""
+		}
+	}
+	return false
 }
 
 // Note implements control.Handler.

@@ -40,6 +40,8 @@ type Config struct {
 	Networks container.Networks
 	Facts    Facts
 	Store    Store // what gateways of a contract share; nil: they share nothing
+	// Challenges answers authorities under the grid's domain; nil: nobody does.
+	Challenges Challenges
 	// Resolve finds addresses for the process, which has no name server; nil: none.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 	// Ports that the process may connect to, besides 53, 80 and 443.

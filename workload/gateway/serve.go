@@ -2,10 +2,12 @@ package gateway
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
 
+	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/gateway/control"
 	"github.com/zero-os/zos/problem"
@@ -34,6 +36,14 @@ type Facts interface {
 	Judge(d workload.Desired, g plan.Gateway) Judgement
 	// Zone is what the name server of the grid's domain answers; nil: there is none.
 	Zone() *control.Zone
+}
+
+// Challenges puts answers to certificate authorities under the grid's domain.
+type Challenges interface {
+	// Answer makes the grid's name servers answer value as the text of the host's
+	// _acme-challenge for a while; "" takes that back. It returns when it is decided,
+	// which may be before all name servers know of it.
+	Answer(ctx context.Context, contract canon.Hash, host, value string) error
 }
 
 // published is one gateway as it is to be served.

@@ -156,7 +156,9 @@ func TestTheZoneAnswersChallengesOfThisMomentAlone(t *testing.T) {
 			g.apply(contract.NewUpdate(g.id, id, 1, p, b, 1, contract.NewNonce(), g.now+100), contract.KindApproval, g.people[0], g.people[1])
 		},
 		"the node is another one": func(g *grid, _ canon.Hash, _ sign.Signer, _ *challenges) { g.bind(2, g.signer()) },
-		"the name is released":    func(g *grid, _ canon.Hash, _ sign.Signer, _ *challenges) { g.name(contract.ActionRelease, "shop", g.now+1000) },
+		"the name is released": func(g *grid, _ canon.Hash, _ sign.Signer, _ *challenges) {
+			g.name(contract.ActionRelease, "shop", g.now+1000)
+		},
 	} {
 		t.Run(what, func(t *testing.T) {
 			g, id, key := ending(t)

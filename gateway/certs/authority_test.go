@@ -50,6 +50,7 @@ type world struct {
 	orders    atomic.Int64
 	accounts  atomic.Int64
 	clock     *clock
+	handler   http.Handler // the authority's own
 }
 
 func newWorld(t *testing.T) *world {
@@ -80,6 +81,7 @@ func newWorld(t *testing.T) *world {
 	v := va.New(quiet, w.httpPort, w.tlsPort, false, l.Addr().String(), w.db)
 	front := wfe.New(quiet, w.db, v, w.ca, []string{"ca.example"}, false, false, 0, 0)
 	handler := front.Handler()
+	w.handler = handler
 	srv := httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if f := w.intercept.Load(); f != nil && (*f)(rw, r) {
 			return

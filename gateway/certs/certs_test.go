@@ -2,11 +2,15 @@ package certs_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -361,4 +365,114 @@ func TestTroubleWithTheStoreIsTold(t *testing.T) {
 	}
 	g.Set(publication(&certs.Memory{}, host)) // it works again
 	g.status(host, certified)
+}
+
+// counted counts what is put under the grid's domain; with fail nothing can be.
+type counted struct {
+	*world
+	fail     error
+	presents atomic.Int64
+}
+
+func (c *counted) Present(ctx context.Context, name, text string) error {
+	c.presents.Add(1)
+	if c.fail != nil {
+		return c.fail
+	}
+	return c.world.Present(ctx, name, text)
+}
+
+// TestARecordIsTheLastResort: as long as gateways can be reached nothing is put on
+// the ledger, which need not be there for a renewal.
+func TestARecordIsTheLastResort(t *testing.T) {
+	refuse := func(kind string) func(http.ResponseWriter, *http.Request) bool {
+		return func(rw http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Path != "/order-plz" {
+				return false
+			}
+			rw.Header().Set("Content-Type", "application/problem+json")
+			rw.Header().Set("Replay-Nonce", "x")
+			rw.WriteHeader(http.StatusForbidden)
+			fmt.Fprintf(rw, `{"type":"urn:ietf:params:acme:error:%s","detail":"no"}`, kind)
+			return true
+		}
+	}
+	for name, c := range map[string]struct {
+		addr     string // where the gateway is reached
+		host     string // label, or a name elsewhere
+		answer   func(http.ResponseWriter, *http.Request) bool
+		fail     error
+		presents int64
+		ok       bool
+		says     string
+	}{
+		"reached":                    {addr: "127.0.0.1", host: "shop", ok: true},
+		"not reached":                {host: "shop", presents: 1, ok: true},
+		"not reached, deeper":        {host: "www.shop", presents: 1, ok: true},
+		"not reached, and no record": {host: "shop", presents: 1, fail: errors.New("the ledger is away"), says: "the ledger is away"},
+		"refused by policy":          {host: "shop", answer: refuse("rejectedIdentifier")},
+		"refused for a while":        {host: "shop", answer: refuse("rateLimited")},
+		"not under the domain":       {host: "shop.example"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.answer(c.answer)
+			host := c.host
+			if !strings.Contains(host, ".") {
+				host = w.name(host, "127.0.0.1")
+			} else if strings.HasPrefix(host, "www.") {
+				host += "." + gridDomain
+			}
+			ch := &counted{world: w, fail: c.fail}
+			g := w.newGateway(c.addr, certs.Options{Zone: gridDomain, Challenges: ch})
+			g.Set(publication(certs.Seal(&certs.Memory{}, [32]byte{1}), host))
+			want := certified
+			if !c.ok {
+				want = failing(1)
+			}
+			s := g.status(host, want)
+			if n := ch.presents.Load(); n != c.presents {
+				t.Errorf("%d records were put, want %d; status %+v", n, c.presents, s)
+			}
+			if !strings.Contains(s.Error, c.says) {
+				t.Errorf("it says %q", s.Error)
+			}
+		})
+	}
+}
+
+// TestAnAuthorityThatWantsRecordsAloneGetsThem: some offer no other way.
+func TestAnAuthorityThatWantsRecordsAloneGetsThem(t *testing.T) {
+	w := newWorld(t)
+	w.answer(func(rw http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasPrefix(r.URL.Path, "/authZ/") {
+			return false
+		}
+		rec := httptest.NewRecorder()
+		w.handler.ServeHTTP(rec, r)
+		var authz map[string]any
+		if err := json.Unmarshal(rec.Body.Bytes(), &authz); err != nil {
+			t.Error(err)
+		}
+		all, _ := authz["challenges"].([]any)
+		authz["challenges"] = slices.DeleteFunc(all, func(c any) bool { one, _ := c.(map[string]any); return one["type"] != "dns-01" })
+		for k, v := range rec.Header() {
+			if k != "Content-Length" {
+				rw.Header()[k] = v
+			}
+		}
+		rw.WriteHeader(rec.Code)
+		if err := json.NewEncoder(rw).Encode(authz); err != nil {
+			t.Error(err)
+		}
+		return true
+	})
+	host := w.name("shop", "127.0.0.1")
+	ch := &counted{world: w}
+	g := w.newGateway("127.0.0.1", certs.Options{Zone: gridDomain, Challenges: ch})
+	g.Set(publication(certs.Seal(&certs.Memory{}, [32]byte{1}), host))
+	g.status(host, certified)
+	if n := ch.presents.Load(); n != 1 {
+		t.Errorf("%d records were put", n)
+	}
 }

@@ -10,6 +10,10 @@
 // old one is served to its end, and Status says from the first failure on what
 // is wrong and since when.
 //
+// A host is proven at the gateways that its name leads to (HTTP-01, TLS-ALPN-01),
+// for which nothing but the gateways is needed. Where an authority can't reach them,
+// a host under the grid's domain is proven by a record there (DNS-01).
+//
 // It listens nowhere: package web answers HTTP-01 through ServeChallenge and
 // TLS-ALPN-01 through GetCertificate.
 package certs

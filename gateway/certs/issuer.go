@@ -46,12 +46,7 @@ func (i issuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certm
 	if last := i.byRecord(host); err != nil && last != nil && ctx.Err() == nil && otherWay(err) {
 		first := err
 		if chains, err = i.obtain(ctx, csr, last); err != nil {
-			var p acme.Problem
-			if errors.As(err, &p) {
-				err = fmt.Errorf("%w (by its record; at its gateways: %v)", err, first)
-			} else {
-				err = fmt.Errorf("%w (at its gateways; by its record: %v)", first, err)
-			}
+			err = bothWays(first, err)
 		}
 	}
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -35,16 +36,32 @@ func (i issuer) byRecord(host string) map[string]acmez.Solver {
 func otherWay(err error) bool {
 	var p acme.Problem
 	if errors.As(err, &p) {
-		switch p.Type {
-		case acme.ProblemTypeConnection, acme.ProblemTypeDNS, acme.ProblemTypeIncorrectResponse, acme.ProblemTypeTLS, acme.ProblemTypeUnauthorized:
-			return true
-		}
-		return false
+		_, of := p.Resource.(acme.Authorization) // of a challenge, not of the order
+		return of && p.Type != acme.ProblemTypeCAA && p.Type != acme.ProblemTypeRateLimited
 	}
 	// It offers no way that we tried, or nothing could be presented. One that does
 	// not answer is asked no more.
 	var away net.Error
 	return !errors.As(err, &away)
+}
+
+// bothWays is what went wrong at a host's gateways and then by its record, as what
+// the authority said last.
+func bothWays(gateways, record error) error {
+	var p, q acme.Problem
+	byRecord, atGateways := errors.As(record, &p), errors.As(gateways, &q)
+	switch {
+	case byRecord && atGateways:
+		p.Detail += "; at its gateways: " + detail(q)
+		return p
+	case byRecord:
+		p.Detail += "; at its gateways: " + gateways.Error()
+		return p
+	case atGateways:
+		q.Detail += "; by a record: " + record.Error()
+		return q
+	}
+	return fmt.Errorf("%w; by a record: %w", gateways, record)
 }
 
 // recordSolver presents DNS-01.

@@ -19,7 +19,10 @@
 // reads what strangers send, so it has no right at all (package sandbox), and no
 // way into a network: it asks for sockets, and the broker here makes them in the
 // namespace of the very gateway that they are for, from which nodes let packets go
-// to published ports alone. What it says is bounded (package gateway/control).
+// to published ports alone. What it says is bounded (package gateway/control). Under
+// the grid's domain it can have a record set for hosts alone whose TLS it ends: the
+// answer to a certificate authority, which goes over the ledger, where the rules look
+// at the plan once more.
 //
 // The public namespace takes nothing in but the ports that are published, lets
 // out answers and what certificates need, and forwards nothing. No packet goes

@@ -16,11 +16,12 @@ import (
 )
 
 // maxZoneAddresses bounds the addresses of one name: what an answer over UDP holds.
-// maxZoneTexts bounds its texts, maxZoneChallenges the names that have some.
+// maxZoneTexts bounds its texts, maxZoneChallenges the answers to authorities that
+// are looked at, each with a few questions to the ledger.
 const (
 	maxZoneAddresses  = 16
 	maxZoneTexts      = 16
-	maxZoneChallenges = 4096
+	maxZoneChallenges = 512
 )
 
 // readNames reads what the grid's domain answers: the gateways of each held name
@@ -144,7 +145,7 @@ func readChallenges(ctx context.Context, l ledgerLists, z contract.Zone, now uin
 	if err != nil {
 		return out, err
 	}
-	by := map[string][]string{}
+	by, looked := map[string][]string{}, 0
 	for _, kv := range all {
 		var rec contract.ChallengeRecord
 		var c contract.Challenge
@@ -152,9 +153,10 @@ func readChallenges(ctx context.Context, l ledgerLists, z contract.Zone, now uin
 			continue
 		}
 		label, _ := z.Label(c.Host)
-		if label == "" || !contract.ValidName(label) || now > c.Expiry || len(by) >= maxZoneChallenges {
+		if label == "" || !contract.ValidName(label) || now > c.Expiry || looked == maxZoneChallenges {
 			continue // nothing is read for it
 		}
+		looked++
 		facts := contract.ChallengeFacts{Zone: z, Now: now}
 		if facts.Bound, _, err = get[contract.BoundRecord](ctx, l, contract.KeyBound(c.Slot)); err != nil {
 			return out, err

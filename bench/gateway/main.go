@@ -4,7 +4,7 @@
 // misses its figure is marked "short".
 //
 // Gateway, HAProxy, backends and clients are processes of their own, on
-// loopback addresses. They share the machine's processors, equally for both. What is
+// loopback addresses, some in network namespaces of their own. They share the machine's processors, equally for both. What is
 // compared takes turns, and the median of the turns counts.
 //
 //	make bench-gateway
@@ -46,10 +46,14 @@ var measures = []struct {
 	{"tls", (*bench).handshakes},
 	{"plain", (*bench).connects},
 	{"latency", (*bench).latency},
+	{"terminated", (*bench).terminated},
 	{"failover", (*bench).failover},
+	{"gateways", (*bench).gateways},
 	{"idle", (*bench).idle},
 	{"routes", (*bench).routes},
 	{"reload", (*bench).reload},
+	{"visible", (*bench).visible},
+	{"join", (*bench).join},
 }
 
 func main() {

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"github.com/zero-os/zos/spec/plan"
 )
 
 // pair is our gateway and HAProxy before the same backend.
@@ -18,7 +20,7 @@ func (b *bench) pair(port, hosts int) (*pair, error) {
 	p := &pair{}
 	var err error
 	if p.backend, err = role("backend", backendAddr); err == nil {
-		if p.ours, err = role("gateway", oursAddr, strconv.Itoa(port), strconv.Itoa(hosts), backendAddr); err == nil {
+		if p.ours, err = role("gateway", passing(oursAddr, port, hosts, backendAddr)); err == nil {
 			p.theirs, err = b.haproxy(port, hosts)
 		}
 	}
@@ -27,6 +29,11 @@ func (b *bench) pair(port, hosts int) (*pair, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// passing is a gateway that ends no TLS.
+func passing(at string, port, hosts int, backends ...string) string {
+	return serving{At: at, Mode: plan.ModePassthrough, Hosts: hosts, Port: port, Backends: backends}.arg()
 }
 
 func (p *pair) stop() {
@@ -48,23 +55,34 @@ func (b *bench) compare(port int, kind string, conns int) (ours, theirs []turn, 
 	}
 	defer p.stop()
 	one := func(x *process, at string) (turn, error) {
-		before, _, err := x.used()
-		if err != nil {
-			return turn{}, err
-		}
-		got, err := clients[float64](kind, at+":443", strconv.Itoa(conns), b.each.String())
-		if err != nil {
-			return turn{}, err
-		}
-		after, _, err := x.used()
-		return turn{got, (after - before).Seconds() / (got * b.each.Seconds())}, err
+		return b.measure(x, kind, at+":443", strconv.Itoa(conns), b.each.String())
 	}
+	return b.turnBy(func() (turn, error) { return one(p.ours, oursAddr) }, func() (turn, error) { return one(p.theirs, haproxyAddr) })
+}
+
+// measure has clients do something through x for the time of a turn, and takes
+// what they say and what it cost x.
+func (b *bench) measure(x *process, kind string, args ...string) (turn, error) {
+	before, _, err := x.used()
+	if err != nil {
+		return turn{}, err
+	}
+	got, err := clients[float64](kind, args...)
+	if err != nil {
+		return turn{}, err
+	}
+	after, _, err := x.used()
+	return turn{got, (after - before).Seconds() / (got * b.each.Seconds())}, err
+}
+
+// turnBy lets one and the other be measured by turns.
+func (b *bench) turnBy(one, other func() (turn, error)) (ours, theirs []turn, err error) {
 	for range b.turns {
-		o, err := one(p.ours, oursAddr)
+		o, err := one()
 		if err != nil {
 			return nil, nil, fmt.Errorf("ours: %w", err)
 		}
-		t, err := one(p.theirs, haproxyAddr)
+		t, err := other()
 		if err != nil {
 			return nil, nil, fmt.Errorf("haproxy: %w", err)
 		}
@@ -179,7 +197,7 @@ func (b *bench) failOnce(kill bool) (time.Duration, int, error) {
 		}
 		defer deaf.close()
 	}
-	ours, err := role("gateway", oursAddr, strconv.Itoa(portHold), "1", backendAddr, secondAddr)
+	ours, err := role("gateway", passing(oursAddr, portHold, 1, backendAddr, secondAddr))
 	if err != nil {
 		return 0, 0, err
 	}
@@ -341,7 +359,7 @@ func (b *bench) routes() error {
 	counts, at := []int{10, 10_000}, []string{oursAddr, manyAddr}
 	var gateways []*process
 	for i, n := range counts {
-		p, err := role("gateway", at[i], strconv.Itoa(portHold), strconv.Itoa(n), backendAddr)
+		p, err := role("gateway", passing(at[i], portHold, n, backendAddr))
 		if err != nil {
 			return err
 		}

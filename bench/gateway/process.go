@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/zero-os/zos/linux/netns"
 )
 
 // Where everything is. Loopback has all of 127/8.
@@ -34,7 +36,10 @@ type process struct {
 }
 
 // role starts this program in a role, and waits until it says that it is ready.
-func role(name string, args ...string) (*process, error) {
+func role(name string, args ...string) (*process, error) { return roleIn(nil, name, args...) }
+
+// roleIn starts it in a network namespace; nil: in this process's own.
+func roleIn(ns *os.File, name string, args ...string) (*process, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -49,7 +54,11 @@ func role(name string, args ...string) (*process, error) {
 		return nil, err
 	}
 	p.out = bufio.NewReader(out)
-	if err := p.cmd.Start(); err != nil {
+	start := p.cmd.Start
+	if ns != nil {
+		start = func() error { return netns.Do(int(ns.Fd()), p.cmd.Start) }
+	}
+	if err := start(); err != nil {
 		return nil, err
 	}
 	if line, err := p.out.ReadString('\n'); err != nil || line != "ready\n" {
@@ -66,6 +75,15 @@ func (p *process) tell(line string) (string, error) {
 	}
 	answer, err := p.out.ReadString('\n')
 	return strings.TrimSpace(answer), err
+}
+
+// ask sends a line and decodes the answer.
+func (p *process) ask(line string, into any) error {
+	answer, err := p.tell(line)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal([]byte(answer), into)
 }
 
 // stop ends it. Those in a role end with their input.
@@ -85,11 +103,10 @@ func clients[T any](kind string, args ...string) (T, error) {
 		return out, err
 	}
 	defer p.stop()
-	answer, err := p.tell("go")
-	if err != nil {
+	if err := p.ask("go", &out); err != nil {
 		return out, fmt.Errorf("%s: %w", kind, err)
 	}
-	return out, json.Unmarshal([]byte(answer), &out)
+	return out, nil
 }
 
 // haproxy starts it with a backend for all names, tuned as one would for this:
@@ -103,8 +120,7 @@ func (b *bench) haproxy(backendPort int, hosts int) (*process, error) {
 	if err := os.WriteFile(names, []byte(m.String()), 0o644); err != nil {
 		return nil, err
 	}
-	conf := filepath.Join(b.dir, "haproxy.cfg")
-	text := fmt.Sprintf(`global
+	return b.haproxyWith(fmt.Sprintf(`global
   maxconn 9500
   maxpipes 400
   log 127.0.0.1:1 local0 emerg
@@ -122,8 +138,13 @@ frontend f
 backend web
   server a %s:%d check inter 400ms
 backend none
-`, haproxyAddr, names, backendAddr, backendPort)
-	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+`, haproxyAddr, names, backendAddr, backendPort))
+}
+
+// haproxyWith starts it with a configuration.
+func (b *bench) haproxyWith(text string) (*process, error) {
+	conf := filepath.Join(b.dir, "haproxy.cfg")
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
 	path, err := exec.LookPath("haproxy")

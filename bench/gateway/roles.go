@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -13,21 +12,11 @@ import (
 	"io"
 	"math/big"
 	"net"
-	"net/http"
-	_ "net/http/pprof" // of the measured gateway, with GATEWAY_PPROF
-	"net/netip"
 	"os"
-	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
-
-	"github.com/zero-os/zos/gateway"
-	"github.com/zero-os/zos/spec/plan"
 )
 
 func hostName(i int) string { return fmt.Sprintf("host%d.bench.example", i) }
@@ -39,6 +28,16 @@ func play(name string, args []string) int {
 	switch name {
 	case "gateway":
 		err = playGateway(args)
+	case "web":
+		err = playWeb(args)
+	case "requests":
+		err = answerOnce(func() (any, error) { return requestMany(args) })
+	case "visits":
+		err = answerOnce(func() (any, error) { return visit(args) })
+	case "entry":
+		err = playEntry(args)
+	case "join":
+		err = answerOnce(func() (any, error) { return joinOnce(args) })
 	case "backend":
 		err = playBackend(args)
 	case "source":
@@ -70,82 +69,6 @@ func answerOnce(f func() (any, error)) error {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(out)
-}
-
-// dialer reaches backends from the namespace of the process, by sockets such as
-// a broker sends.
-type dialer struct{}
-
-func (dialer) Dial(ctx context.Context, _, _ string, to netip.AddrPort) (net.Conn, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	return gateway.Connect(ctx, fd, to)
-}
-
-// configuration publishes host names with the given backends.
-func configuration(at string, hosts int, port int, backends ...string) gateway.Config {
-	var c gateway.Config
-	var to []gateway.Backend
-	for i, b := range backends {
-		to = append(to, gateway.Backend{Name: fmt.Sprint("web", i), Addr: netip.AddrPortFrom(netip.MustParseAddr(b), uint16(port))})
-	}
-	for i := range hosts {
-		c.Routes = append(c.Routes, gateway.Route{ID: "c/www/" + hostName(i), Workload: "www", Addresses: []netip.Addr{netip.MustParseAddr(at)},
-			Host: hostName(i), Mode: plan.ModePassthrough, Port: 443, Network: "front", Backends: slices.Clone(to), Check: plan.CheckTCP})
-	}
-	return c
-}
-
-// playGateway serves: ADDRESS PORT HOSTS BACKEND…
-func playGateway(args []string) error {
-	at, args := args[0], args[1:]
-	port, err := strconv.Atoi(args[0])
-	if err != nil {
-		return err
-	}
-	hosts, err := strconv.Atoi(args[1])
-	if err != nil {
-		return err
-	}
-	log := new(gateway.AccessLog)
-	go func() { // as its control socket would
-		for {
-			if _, err := log.Take(context.Background(), 1024); err != nil {
-				return
-			}
-		}
-	}()
-	if debug := os.Getenv("GATEWAY_PPROF"); debug != "" {
-		go func() { fmt.Fprintln(os.Stderr, http.ListenAndServe(debug, nil)) }()
-	}
-	s := gateway.New(gateway.Options{Dialer: dialer{}, Access: log, Conns: 9_990, Pending: 9_990, PerRoute: 9_990, PerContract: 9_990, PerClient: 9_990})
-	if err := s.Apply(configuration(at, hosts, port, args[2:]...)); err != nil {
-		return err
-	}
-	go func() { _ = s.Run(context.Background()) }()
-	if err := awaitPort(at + ":443"); err != nil {
-		return err
-	}
-	fmt.Println("ready")
-	in := bufio.NewScanner(os.Stdin)
-	for in.Scan() {
-		switch word, rest, _ := strings.Cut(in.Text(), " "); word {
-		case "apply": // HOSTS
-			n, err := strconv.Atoi(rest)
-			if err != nil {
-				return err
-			}
-			c := configuration(at, n, port, args[2:]...)
-			began := time.Now()
-			if err := s.Apply(c); err != nil {
-				return err
-			}
-			fmt.Println(time.Since(began).Nanoseconds())
-		}
-	}
-	return nil
 }
 
 func awaitPort(at string) error {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	_ "net/http/pprof" // of the measured gateway, with GATEWAY_PPROF
@@ -164,16 +165,22 @@ func terminator(file string) (*web.Terminator, error) {
 	return web.NewTerminator(web.TerminatorOptions{Certs: m, Store: func(canon.Hash) certs.Store { return shared }}), nil
 }
 
-// shared is a store in which there is a certificate for every host. Its file has
-// the key too: who looks for one passes over the other.
-type shared struct {
-	certs.Memory
-	pem []byte
-}
+// shared is a store in which there is a certificate for every host, and nothing
+// else. The file has the key too: who looks for one passes over the other.
+type shared struct{ pem []byte }
 
-func (s *shared) Get(ctx context.Context, key string) ([]byte, error) {
+func (s *shared) Get(_ context.Context, key string) ([]byte, error) {
 	if strings.HasSuffix(key, ".crt") || strings.HasSuffix(key, ".key") {
 		return s.pem, nil
 	}
-	return s.Memory.Get(ctx, key)
+	return nil, fs.ErrNotExist
+}
+
+func (s *shared) Lock(context.Context, string) error             { return nil }
+func (s *shared) Unlock(context.Context, string) error           { return nil }
+func (s *shared) Put(context.Context, string, []byte) error      { return nil }
+func (s *shared) Delete(context.Context, string) error           { return nil }
+func (s *shared) List(context.Context, string) ([]string, error) { return nil, nil }
+func (s *shared) Stat(context.Context, string) (certs.Info, error) {
+	return certs.Info{}, fs.ErrNotExist
 }

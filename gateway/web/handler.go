@@ -44,7 +44,7 @@ func (s *Server) serve(rw http.ResponseWriter, r *http.Request) {
 	w.pace = newPace(s.limits.Rate, s.limits.Window, func() { _ = control.SetWriteDeadline(expired) })
 	defer w.pace.timer.Stop()
 	access := Access{
-		Time: start, Host: conn.host, Client: addrPort(r.RemoteAddr),
+		Time: start, Host: conn.host, Client: conn.client,
 		Method: clip(r.Method, 16), Path: clip(pathOf(r.RequestURI), 256), Protocol: r.Proto,
 	}
 	var body *requestBody
@@ -102,6 +102,9 @@ func (s *Server) serve(rw http.ResponseWriter, r *http.Request) {
 				if r.Context().Err() != nil {
 					access.Error = reasonClient
 				}
+			}
+			if w.taken == nil && w.status >= 200 && r.Context().Err() == nil {
+				_ = w.FlushError() // what came of it is the client's
 			}
 			panic(e)
 		}

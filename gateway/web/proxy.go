@@ -13,6 +13,11 @@ import (
 	"time"
 )
 
+// flushSoon is how long the beginning of an answer of known length may wait for
+// more of it; most are then sent at once. Streams, and answers of unknown
+// length, never wait.
+const flushSoon = 10 * time.Millisecond
+
 // maxInformational bounds the 1xx answers before an answer.
 const maxInformational = 8
 
@@ -25,11 +30,30 @@ var ours = map[string]bool{
 	"proxy": true, "host": true,
 }
 
+// isOurs tells whether a field is one of ours, however it is written.
+func isOurs(name string) bool {
+	var b [32]byte // longer than any of them
+	if len(name) > len(b) {
+		return false
+	}
+	for i := range len(name) {
+		c := name[i]
+		switch {
+		case c >= 'A' && c <= 'Z':
+			c |= 0x20
+		case c == '_':
+			c = '-'
+		}
+		b[i] = c
+	}
+	return ours[string(b[:len(name)])]
+}
+
 func (s *Server) newProxy() *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
 		Rewrite:       rewrite,
 		Transport:     s,
-		FlushInterval: -1,
+		FlushInterval: flushSoon,
 		ErrorLog:      log.New(io.Discard, "", 0), // each is in an access record
 		BufferPool:    newBuffers(),
 		ModifyResponse: func(r *http.Response) error {
@@ -45,7 +69,7 @@ func rewrite(p *httputil.ProxyRequest) {
 	in, out := p.In, p.Out
 	q := in.Context().Value(requestKey{}).(*request)
 	for name := range out.Header {
-		if ours[strings.ReplaceAll(strings.ToLower(name), "_", "-")] {
+		if isOurs(name) {
 			delete(out.Header, name)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -41,6 +42,7 @@ type connection struct {
 	host    string   // server name in lower case, "" on port 80
 	guard   *guard   // nil for HTTP/2
 	carrier *carrier // nil if it was given by HandleTLS or HandlePlain
+	client  netip.AddrPort
 }
 
 // routes are those at the address to which the client came.
@@ -105,15 +107,29 @@ func (s *Server) newHTTP(h http.Handler, speak func(*http.Protocols)) *http.Serv
 		},
 		ErrorLog: log.New(io.Discard, "", 0), // what clients do wrong is not this machine's trouble
 		ConnState: func(c net.Conn, state http.ConnState) {
-			if k := connectionOf(c).carrier; k != nil {
-				_, two := c.(*tls.Conn)
+			if k, two := carrierOf(c); k != nil {
 				k.changed(state, two)
 			}
 		},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, connectionKey{}, connectionOf(c))
+			k := connectionOf(c)
+			k.client = addrPort(c.RemoteAddr().String())
+			return context.WithValue(ctx, connectionKey{}, k)
 		},
 	}
+}
+
+// carrierOf finds what is below the connection that net/http has, if it is a
+// Terminator's, and tells whether HTTP/2 is spoken on it.
+func carrierOf(c net.Conn) (k *carrier, two bool) {
+	switch c := c.(type) {
+	case *connection:
+		return c.carrier, false
+	case *tls.Conn:
+		k, _ = c.NetConn().(*carrier)
+		return k, true
+	}
+	return nil, false
 }
 
 // connectionOf finds what Handle put around the connection that net/http has.
@@ -122,7 +138,7 @@ func connectionOf(c net.Conn) *connection {
 	case *connection:
 		return c
 	case *tls.Conn:
-		carried, _ := c.NetConn().(*carrier)
+		carried, _ := carrierOf(c)
 		return &connection{Conn: c, host: strings.ToLower(c.ConnectionState().ServerName), carrier: carried}
 	}
 	return &connection{Conn: c}

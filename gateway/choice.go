@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -122,6 +123,14 @@ func (b *backed) Read(p []byte) (int, error) {
 		err = syscall.ETIMEDOUT
 	}
 	return n, err
+}
+
+// SyscallConn lets a Terminator see whether something came that it didn't ask for.
+func (b *backed) SyscallConn() (syscall.RawConn, error) {
+	if s, ok := b.Conn.(syscall.Conn); ok {
+		return s.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
 }
 
 func (b *backed) Close() error {

@@ -87,6 +87,7 @@ type pools struct {
 // between routes, so that nothing that one backend sends can reach another's client.
 type pool struct {
 	transport *http.Transport
+	direct    *direct // for what it takes
 	busy      atomic.Int64
 
 	// Under pools.mu.
@@ -102,9 +103,9 @@ func (p *pool) watch(b Backend) {
 	if !ok || p.failing != nil && p.failing.Err() == nil {
 		return
 	}
-	p.transport.CloseIdleConnections()
+	p.closeIdle()
 	p.failing = f.Failing()
-	p.unwatch = context.AfterFunc(p.failing, p.transport.CloseIdleConnections)
+	p.unwatch = context.AfterFunc(p.failing, p.closeIdle)
 }
 
 func (p *pool) close() {
@@ -112,6 +113,12 @@ func (p *pool) close() {
 		p.unwatch()
 	}
 	p.transport.CloseIdleConnections()
+	p.direct.close()
+}
+
+func (p *pool) closeIdle() {
+	p.transport.CloseIdleConnections()
+	p.direct.closeIdle()
 }
 
 func (ps *pools) get(b Backend) *pool {
@@ -129,7 +136,8 @@ func (ps *pools) get(b Backend) *pool {
 	}
 	p := ps.byName[b]
 	if p == nil {
-		p = &pool{transport: ps.transport(b)}
+		dial := ps.dialer(b)
+		p = &pool{transport: ps.transport(dial), direct: &direct{limits: ps.limits, dial: dial}}
 		if ps.byName == nil {
 			ps.byName = map[Backend]*pool{}
 		}
@@ -140,23 +148,27 @@ func (ps *pools) get(b Backend) *pool {
 	return p
 }
 
-func (ps *pools) transport(b Backend) *http.Transport {
+func (ps *pools) dialer(b Backend) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, ps.limits.DialTime)
+		defer cancel()
+		c, err := b.Dial(ctx)
+		if err != nil {
+			return nil, dialError{err}
+		}
+		return c, nil
+	}
+}
+
+func (ps *pools) transport(dial func(context.Context) (net.Conn, error)) *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	return &http.Transport{
-		Protocols: protocols,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			ctx, cancel := context.WithTimeout(ctx, ps.limits.DialTime)
-			defer cancel()
-			c, err := b.Dial(ctx)
-			if err != nil {
-				return nil, dialError{err}
-			}
-			return c, nil
-		},
+		Protocols:              protocols,
+		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 		DisableCompression:     true,
-		MaxIdleConnsPerHost:    64,
-		MaxConnsPerHost:        4096,
+		MaxIdleConnsPerHost:    maxIdleConns,
+		MaxConnsPerHost:        maxConns,
 		IdleConnTimeout:        ps.limits.Idle / 2,
 		ResponseHeaderTimeout:  ps.limits.ResponseTime,
 		MaxResponseHeaderBytes: ps.limits.ResponseHeader,
@@ -196,7 +208,13 @@ func (ps *pools) load(b Backend) int64 {
 // send counts the request as work of the backend until its answer is read.
 func (p *pool) send(r *http.Request) (*http.Response, error) {
 	p.busy.Add(1)
-	resp, err := p.transport.RoundTrip(r)
+	var resp *http.Response
+	var err error
+	if takesDirect(r) {
+		resp, err = p.direct.RoundTrip(r)
+	} else {
+		resp, err = p.transport.RoundTrip(r)
+	}
 	if err != nil {
 		p.busy.Add(-1)
 		return nil, err

@@ -100,10 +100,13 @@ func rewrite(p *httputil.ProxyRequest) {
 	if q.body != nil {
 		q.body.out = out
 	}
+	if takesDirect(out) {
+		return // it counts informational answers itself; a trace costs much
+	}
 	informational := 0
 	trace := &httptrace.ClientTrace{Got1xxResponse: func(int, textproto.MIMEHeader) error {
 		if informational++; informational > maxInformational {
-			return errors.New("too many informational responses")
+			return errTooManyInformational
 		}
 		return nil
 	}}
@@ -112,6 +115,8 @@ func rewrite(p *httputil.ProxyRequest) {
 		q.body.out = p.Out
 	}
 }
+
+var errTooManyInformational = errors.New("too many informational responses")
 
 // allowedTrailer refuses fields that mean something only in a header.
 func allowedTrailer(name string) bool {

@@ -37,11 +37,13 @@ type Store interface {
 // Bounds of what one contract's gateways share.
 const (
 	maxItems   = 2048
+	maxLocks   = 512      // one for each host whose certificate is ordered, and a few
 	maxShared  = 16 << 20 // bytes of values
 	itemLimit  = 64 << 10
 	lease      = 6 * time.Minute     // of a lock: longer than any order for a certificate
 	tombstones = 30 * 24 * time.Hour // how long a deletion is remembered
 	peerLimit  = 5 * time.Second     // for one other gateway to answer
+	maxAhead   = 24 * time.Hour      // of another gateway's clock before this one's
 )
 
 // item is one value, or the memory of its deletion. Of two the newest counts: by

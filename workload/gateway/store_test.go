@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -259,6 +260,47 @@ func TestStrangersShareNothing(t *testing.T) {
 	}
 	if _, err := s.Do(limited(t), control.StoreRequest{Contract: c.contract, Op: control.StorePut, Key: "k", Value: make([]byte, maxValue+1)}); problem.Code(err) != "store-full" {
 		t.Errorf("a large value: %v", err)
+	}
+}
+
+func TestAGatewayThatWasTakenOverKeepsNobodyFromRenewing(t *testing.T) {
+	c := newCluster(t, 2)
+	s, evil := c.stores[c.slots[0]], c.slots[1]
+	say := func(m peerMessage) ([]byte, error) {
+		b, err := canon.Marshal(m)
+		must(t, err)
+		return s.Answer(evil, b)
+	}
+	// It writes what would be the newest for ever.
+	for _, ahead := range []int64{math.MaxInt64, c.clock.Add(maxAhead + time.Minute).UnixNano()} {
+		_, err := say(peerMessage{Contract: c.contract, Op: peerPut, Items: []item{{Key: "certificate", Value: []byte("no"), Time: ahead, Slot: evil}}})
+		if problem.Code(err) != "request-invalid" {
+			t.Errorf("an item of time %d: %v", ahead, err)
+		}
+	}
+	// Also as an answer to who asks it.
+	_, err := c.stores[evil].keep(c.contract, item{Key: "certificate", Value: []byte("no"), Time: math.MaxInt64, Slot: evil})
+	must(t, err)
+	c.has(0, "certificate", "")
+	c.away[evil] = true
+	c.put(0, "certificate", "yes")
+	c.has(0, "certificate", "yes")
+	// It takes all the locks that there are: those of its own contract.
+	granted := 0
+	for i := range 2 * maxItems {
+		b, err := say(peerMessage{Contract: c.contract, Op: peerLock, Key: fmt.Sprint("host/", i), Items: []item{}})
+		must(t, err)
+		m, err := decodePeer(b)
+		must(t, err)
+		if m.Granted {
+			granted++
+		}
+	}
+	if granted != maxLocks {
+		t.Errorf("%d locks were granted, want %d", granted, maxLocks)
+	}
+	if !s.grant(peerMessage{Contract: canon.Sum([]byte("other")), Op: peerLock, Key: "host/a"}, c.slots[0]) {
+		t.Error("another contract gets no lock")
 	}
 }
 

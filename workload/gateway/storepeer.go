@@ -109,7 +109,7 @@ func (s *Shared) catchUp(ctx context.Context, contract canon.Hash, key string) {
 					return
 				}
 				for _, i := range m.Items {
-					if _, err := s.keep(contract, i); err != nil {
+					if err := s.take(contract, i); err != nil {
 						s.log.Warn("keep what another gateway shares", "error", err)
 						return
 					}
@@ -122,6 +122,17 @@ func (s *Shared) catchUp(ctx context.Context, contract canon.Hash, key string) {
 		})
 	}
 	wg.Wait()
+}
+
+// take keeps another gateway's item. One from far in the future would be the
+// newest for as long, so whoever took that gateway over could keep the others from
+// ever renewing a certificate.
+func (s *Shared) take(contract canon.Hash, i item) error {
+	if i.Time > s.now().Add(maxAhead).UnixNano() {
+		return problem.New("request-invalid", "message between gateways: an item is more than %s ahead of this node's clock", maxAhead)
+	}
+	_, err := s.keep(contract, i)
+	return err
 }
 
 // lock asks the gateway that grants locks: the lowest slot that answers.
@@ -166,12 +177,15 @@ func (s *Shared) grant(m peerMessage, to canon.Hash) bool {
 	if taken && h.slot != to {
 		return false
 	}
+	mine := 0 // of this contract: what one takes, others do not lack
 	for k, o := range s.locks {
 		if !now.Before(o.until) {
 			delete(s.locks, k)
+		} else if k.contract == m.Contract && k != key {
+			mine++
 		}
 	}
-	if len(s.locks) >= maxItems {
+	if mine >= maxLocks {
 		return false
 	}
 	s.locks[key] = held{to, now.Add(lease)}
@@ -193,7 +207,7 @@ func (s *Shared) Answer(from canon.Hash, body []byte) ([]byte, error) {
 	switch m.Op {
 	case peerPut:
 		for _, i := range m.Items {
-			if _, err := s.keep(m.Contract, i); err != nil {
+			if err := s.take(m.Contract, i); err != nil {
 				return nil, err
 			}
 		}

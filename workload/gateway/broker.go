@@ -189,5 +189,8 @@ func (k *Kind) ends(contract canon.Hash, host string) bool {
 
 // Note implements control.Handler.
 func (b broker) Note(n control.Note) {
+	if !b.k.notes.Allow() {
+		return // it floods the log, so that nobody finds in it what happened before
+	}
 	b.k.cfg.Log.Log(context.Background(), min(slog.Level(n.Level), slog.LevelWarn), "the gateway process says", "text", strings.ToValidUTF8(n.Text, "·"))
 }

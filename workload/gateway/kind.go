@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
 
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/gateway/control"
@@ -60,6 +61,7 @@ type Kind struct {
 	running sync.WaitGroup // connections to the process
 	reaping sync.WaitGroup // processes of this daemon
 	rings   rings
+	notes   *rate.Limiter // of the process, in the node's log
 
 	kick   chan struct{}
 	silent int // times in a row that the process did not answer; of Run alone
@@ -106,7 +108,7 @@ func New(cfg Config) (*Kind, error) {
 	}
 	k := &Kind{
 		cfg: cfg, public: &public{path: cfg.Netns, host: host, extra: cfg.Ports}, kick: make(chan struct{}, 1),
-		entries: map[workload.ID]*entry{}, stepped: make(chan struct{}),
+		entries: map[workload.ID]*entry{}, stepped: make(chan struct{}), notes: rate.NewLimiter(noteRate, noteBurst),
 	}
 	k.rings.bound = cfg.LogBound
 	if err := k.restore(); err != nil {

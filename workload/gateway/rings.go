@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"time"
+	"unicode"
 
 	"golang.org/x/time/rate"
 
@@ -18,6 +19,9 @@ import (
 const (
 	logRate  = 512 << 10 // bytes a second
 	logBurst = 4 << 20
+
+	noteRate  = 10 // lines a second that the process may write into the node's own log
+	noteBurst = 100
 )
 
 // rings are the access logs of gateways, on disk like the output of containers.
@@ -73,10 +77,10 @@ func (r *rings) add(id workload.ID, line []byte) error {
 	}
 	// One line stays one line, and shows nobody's terminal anything.
 	clean := bytes.Map(func(c rune) rune {
-		if c < 0x20 || c == 0x7f || c == '\uFFFD' {
-			return '?'
+		if unicode.IsPrint(c) && c != '\uFFFD' {
+			return c
 		}
-		return c
+		return '?' // controls of every kind, and what turns the order of letters
 	}, line)
 	return l.w.Write(logs.Stdout, append(clean, '\n'))
 }

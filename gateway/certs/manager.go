@@ -13,13 +13,12 @@ import (
 
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
-	"golang.org/x/time/rate"
 )
 
 const (
 	lookupTime  = 5 * time.Second // for a challenge in the Store
-	maxOrders   = 4               // at a time, of a process
-	maxLookups  = 50              // of challenges, per second and host
+	maxOrders   = 16              // at a time, of a process
+	maxOrdersOf = 2               // of one publication: one that waits for a lock keeps no other waiting
 	minInterval = time.Minute     // between two looks at a host, whatever happens
 )
 
@@ -42,7 +41,7 @@ type entry struct {
 	host        string
 	publication string
 	store       Store
-	lookups     *rate.Limiter
+	seen        challenges
 
 	// Under Manager.mu.
 	cert *tls.Certificate // nil: none; its Leaf is there
@@ -85,7 +84,7 @@ func (m *Manager) Set(publications []Publication) {
 				hosts[h] = e
 				continue
 			}
-			hosts[h] = &entry{host: h, publication: p.ID, store: p.Store, lookups: rate.NewLimiter(maxLookups, maxLookups)}
+			hosts[h] = &entry{host: h, publication: p.ID, store: p.Store}
 		}
 	}
 	m.hosts = hosts
@@ -131,14 +130,17 @@ func (m *Manager) Run(ctx context.Context) error {
 }
 
 // due marks up to n hosts whose time has come, those first that wait longest, and
-// returns when the next one's comes.
+// returns when the next one's comes. One publication has at most maxOrdersOf: its
+// others wait, not those of somebody else.
 func (m *Manager) due(n int) (due []*entry, next time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.o.Now()
-	waiting := []*entry{}
+	waiting, busy := []*entry{}, map[string]int{}
 	for _, e := range m.hosts {
-		if !e.busy {
+		if e.busy {
+			busy[e.publication]++
+		} else {
 			waiting = append(waiting, e)
 		}
 	}
@@ -152,6 +154,10 @@ func (m *Manager) due(n int) (due []*entry, next time.Time) {
 		if e.next.After(now) || len(due) == n {
 			return due, e.next
 		}
+		if busy[e.publication] == maxOrdersOf {
+			continue // the end of one of them looks again
+		}
+		busy[e.publication]++
 		e.busy = true
 		due = append(due, e)
 	}

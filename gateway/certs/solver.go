@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/mholt/acmez/v3"
 	"github.com/mholt/acmez/v3/acme"
@@ -103,21 +105,82 @@ func (m *Manager) challenge(ctx context.Context, host, kind string) (challenge, 
 	m.mu.Lock()
 	e := m.hosts[host]
 	m.mu.Unlock()
-	// Whoever asks makes us ask the Store, which is on another node: not too often.
-	if e == nil || !e.lookups.Allow() {
+	if e == nil {
 		return challenge{}, false
 	}
-	ctx, cancel := context.WithTimeout(ctx, lookupTime)
-	defer cancel()
-	b, err := e.store.Get(ctx, challengeKey(host, kind))
-	if err != nil {
-		return challenge{}, false
+	return e.seen.find(ctx, kind, func(ctx context.Context) (challenge, bool) {
+		b, err := e.store.Get(ctx, challengeKey(host, kind))
+		if err != nil {
+			return challenge{}, false
+		}
+		var c challenge
+		if err := json.Unmarshal(b, &c); err != nil || c.Token == "" || c.KeyAuthorization == "" {
+			return challenge{}, false
+		}
+		return c, true
+	})
+}
+
+// challenges are what was last found of a host's. Whoever asks makes us ask the
+// Store, and that other nodes: not too often. Yet nobody who asks all the time may
+// keep the authority from its answer, so askers share a look rather than be
+// refused one. The zero value knows nothing.
+type challenges struct {
+	mu   sync.Mutex
+	last map[string]*found // by kind
+}
+
+// found is what a look finds.
+type found struct {
+	began time.Time
+	done  chan struct{} // closed when the look has ended
+	c     challenge
+	ok    bool
+}
+
+// lookEvery is the time between two looks for one challenge, and how old what was
+// found may be: less than it takes from its being presented to an authority's question.
+const lookEvery = 100 * time.Millisecond
+
+// find returns what a look finds that began when it was called, or hardly before.
+func (s *challenges) find(ctx context.Context, kind string, look func(context.Context) (challenge, bool)) (challenge, bool) {
+	came := time.Now()
+	for {
+		s.mu.Lock()
+		f := s.last[kind]
+		if f == nil || f.began.Before(came.Add(-lookEvery)) && f.ended() {
+			f = &found{began: time.Now(), done: make(chan struct{})}
+			if s.last == nil {
+				s.last = map[string]*found{}
+			}
+			s.last[kind] = f
+			s.mu.Unlock()
+			// Others wait for it too: it goes on when this one has gone away.
+			limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookupTime)
+			f.c, f.ok = look(limited)
+			cancel()
+			close(f.done)
+			return f.c, f.ok
+		}
+		s.mu.Unlock()
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return challenge{}, false
+		}
+		if f.ok || !f.began.Before(came.Add(-lookEvery)) {
+			return f.c, f.ok
+		}
 	}
-	var c challenge
-	if err := json.Unmarshal(b, &c); err != nil || c.Token == "" || c.KeyAuthorization == "" {
-		return challenge{}, false
+}
+
+func (f *found) ended() bool {
+	select {
+	case <-f.done:
+		return true
+	default:
+		return false
 	}
-	return c, true
 }
 
 // challengePath is where HTTP-01 is asked for (RFC 8555 §8.3).

@@ -29,7 +29,7 @@ const (
 // and as name servers ns1, ns2, … all nodes with shared addresses.
 func readNames(ctx context.Context, l ledgerLists, z contract.Zone, now uint64, grid canon.Hash) (*control.Zone, error) {
 	out := &control.Zone{Domain: z.Domain, Serial: uint32(now), NS: []control.ZoneName{}, Names: []control.ZoneName{}, TXT: []control.ZoneRecord{}}
-	pools, _, err := l.List(ctx, contract.KeyPoolPrefix)
+	pools, err := listAll(ctx, l, contract.KeyPoolPrefix)
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +189,7 @@ func bounded(addrs []string) []string {
 
 // heldNames are the labels that are held now, and whose they are.
 func heldNames(ctx context.Context, l ledgerLists, now uint64) (map[string]canon.Hash, error) {
-	all, _, err := l.List(ctx, contract.KeyHostNamePrefix)
+	all, err := listAll(ctx, l, contract.KeyHostNamePrefix)
 	if err != nil {
 		return nil, err
 	}

@@ -56,7 +56,7 @@ var exits = map[string]int{
 	"not-yet": exitUnreachable, "public-card-missing": exitUnreachable, "gateway-down": exitUnreachable, "not-served": exitUnreachable, "name-unchecked": exitUnreachable,
 
 	"acme-rate-limited": exitUnreachable, "acme-unreachable": exitUnreachable, "certificates-unavailable": exitUnreachable, "domain-unreachable": exitUnreachable,
-	"acme-answer-invalid": exitUntrusted, "store-damaged": exitUntrusted, "store-old": exitUntrusted, "domain-proof-invalid": exitInvalid,
+	"acme-answer-invalid": exitUntrusted, "domain-proof-invalid": exitInvalid,
 
 	"workloads-apart": exitUnreachable, "publication-broken": exitUnreachable,
 	"peer-silent": exitUnreachable, "relay-unreachable": exitUnreachable, "key-epoch-unknown": exitUnreachable,

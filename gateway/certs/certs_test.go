@@ -35,7 +35,7 @@ func TestCertificateIsObtainedInEachWay(t *testing.T) {
 			case "dns-01":
 				g = w.newGateway("", certs.Options{Zone: gridDomain, Challenges: w})
 			}
-			store := certs.Seal(&certs.Memory{}, [32]byte{1})
+			store := &memory{}
 			g.Set(publication(store, host))
 			s := g.status(host, certified)
 			leaf, err := g.leaf(host)
@@ -63,7 +63,7 @@ func TestCertificateIsObtainedInEachWay(t *testing.T) {
 func TestTwoGatewaysShareOneCertificateAndOneAccount(t *testing.T) {
 	w := newWorld(t)
 	host := w.name("shop", "127.0.0.1")
-	store := &certs.Memory{}
+	store := &memory{}
 	ordered, release := make(chan struct{}, 10), make(chan struct{})
 	w.answer(func(_ http.ResponseWriter, r *http.Request) bool {
 		if r.URL.Path == "/order-plz" {
@@ -74,10 +74,10 @@ func TestTwoGatewaysShareOneCertificateAndOneAccount(t *testing.T) {
 	})
 	// The one that orders can be reached by nobody; the other one answers for it.
 	a := w.newGateway("", certs.Options{})
-	a.Set(publication(certs.Seal(store, [32]byte{1}), host))
+	a.Set(publication(store, host))
 	<-ordered
 	b := w.newGateway("127.0.0.1", certs.Options{})
-	b.Set(publication(certs.Seal(store, [32]byte{1}), host))
+	b.Set(publication(store, host))
 	close(release)
 	a.status(host, certified)
 	b.status(host, certified)
@@ -103,14 +103,11 @@ func TestTwoGatewaysShareOneCertificateAndOneAccount(t *testing.T) {
 func TestRestartedGatewayOrdersNothing(t *testing.T) {
 	w := newWorld(t)
 	host := w.name("shop", "127.0.0.1")
-	store, err := certs.NewDir(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	store := &memory{}
 	var serial string
 	for range 2 {
 		g := w.newGateway("127.0.0.1", certs.Options{})
-		g.Set(publication(certs.Seal(store, [32]byte{1}), host))
+		g.Set(publication(store, host))
 		s := g.status(host, certified)
 		if serial != "" && s.Serial != serial {
 			t.Error("another certificate")
@@ -126,9 +123,9 @@ func TestRestartedGatewayOrdersNothing(t *testing.T) {
 func TestDamagedCertificateIsOrderedAnew(t *testing.T) {
 	w := newWorld(t)
 	host := w.name("shop", "127.0.0.1")
-	store := &certs.Memory{}
+	store := &memory{}
 	first := w.newGateway("127.0.0.1", certs.Options{})
-	first.Set(publication(certs.Seal(store, [32]byte{1}), host))
+	first.Set(publication(store, host))
 	first.status(host, certified)
 	first.stop()
 	keys, _ := store.List(context.Background(), "")
@@ -140,7 +137,7 @@ func TestDamagedCertificateIsOrderedAnew(t *testing.T) {
 		}
 	}
 	second := w.newGateway("127.0.0.1", certs.Options{})
-	second.Set(publication(certs.Seal(store, [32]byte{1}), host))
+	second.Set(publication(store, host))
 	second.status(host, certified)
 	if _, err := second.leaf(host); err != nil || w.orders.Load() != 2 || w.accounts.Load() != 2 {
 		t.Errorf("%v, %d orders, %d accounts", err, w.orders.Load(), w.accounts.Load())
@@ -154,7 +151,7 @@ func TestRefusalIsSaidInTheAuthoritysWords(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := w.newGateway("127.0.0.1", certs.Options{})
-	g.Set(publication(&certs.Memory{}, host))
+	g.Set(publication(&memory{}, host))
 	s := g.status(host, failing(1))
 	if s.Code != "acme-refused" || !strings.Contains(s.Error, "policy") || s.FailingFrom.IsZero() || !s.Next.After(w.clock.now()) || s.Issuer != "" {
 		t.Errorf("%+v", s)
@@ -164,7 +161,7 @@ func TestRefusalIsSaidInTheAuthoritysWords(t *testing.T) {
 func TestNameThatPointsElsewhereIsRefusedAndTriedAgain(t *testing.T) {
 	w := newWorld(t)
 	host := w.name("shop", "127.0.0.9") // nobody is there
-	store := &certs.Memory{}
+	store := &memory{}
 	g := w.newGateway("127.0.0.1", certs.Options{})
 	g.Set(publication(store, host))
 	s := g.status(host, failing(1))
@@ -203,7 +200,7 @@ func TestRateLimitIsHonouredForTheWholeAccount(t *testing.T) {
 		_, _ = io.WriteString(rw, `{"type":"urn:ietf:params:acme:error:rateLimited","detail":"too many\u001b[2J certificates","status":429}`)
 		return true
 	})
-	store := &certs.Memory{}
+	store := &memory{}
 	g := w.newGateway("127.0.0.1", certs.Options{})
 	g.Set(publication(store, one))
 	start := w.clock.now()
@@ -228,7 +225,7 @@ func TestCertificateIsServedToItsEndAndTroubleToldFromDayOne(t *testing.T) {
 	w := newWorld(t)
 	host := w.name("shop", "127.0.0.1")
 	g := w.newGateway("127.0.0.1", certs.Options{})
-	g.Set(publication(&certs.Memory{}, host))
+	g.Set(publication(&memory{}, host))
 	s := g.status(host, certified)
 	w.answer(func(rw http.ResponseWriter, _ *http.Request) bool { // away
 		c, _, err := rw.(http.Hijacker).Hijack()
@@ -288,7 +285,7 @@ func TestWrongAnswersOfAnAuthorityAreRefused(t *testing.T) {
 	w := newWorld(t)
 	other := w.name("other", "127.0.0.1")
 	g := w.newGateway("127.0.0.1", certs.Options{})
-	store := &certs.Memory{}
+	store := &memory{}
 	g.Set(publication(store, other))
 	g.status(other, certified)
 	var foreign []byte
@@ -338,7 +335,7 @@ func TestWrongAnswersOfAnAuthorityAreRefused(t *testing.T) {
 			})
 			// The library remembers directories by their URL.
 			g := w.newGateway("127.0.0.1", certs.Options{Authority: fmt.Sprint(w.url, "?", n)})
-			g.Set(publication(&certs.Memory{}, host))
+			g.Set(publication(&memory{}, host))
 			s := g.status(host, failing(1))
 			if s.Code == "" || c.code != "" && s.Code != c.code || s.Error == "" || len(s.Error) > 1000 || s.Issuer != "" {
 				t.Errorf("%+v", s)
@@ -358,12 +355,12 @@ func TestTroubleWithTheStoreIsTold(t *testing.T) {
 	w := newWorld(t)
 	host := w.name("shop", "127.0.0.1")
 	g := w.newGateway("127.0.0.1", certs.Options{})
-	g.Set(publication(broken{&certs.Memory{}}, host))
+	g.Set(publication(broken{&memory{}}, host))
 	s := g.status(host, failing(1))
 	if s.Code != "certificates-unavailable" || !strings.Contains(s.Error, "silent") || !s.Next.After(w.clock.now()) {
 		t.Errorf("%+v", s)
 	}
-	g.Set(publication(&certs.Memory{}, host)) // it works again
+	g.Set(publication(&memory{}, host)) // it works again
 	g.status(host, certified)
 }
 

@@ -11,7 +11,7 @@ import (
 func TestCertificatesOutliveTheirAuthority(t *testing.T) {
 	w := newWorld(t)
 	host := w.name("shop", "127.0.0.1")
-	store := certs.Seal(&certs.Memory{}, [32]byte{1})
+	store := &memory{}
 	g := w.newGateway("127.0.0.1", certs.Options{})
 	g.Set(publication(store, host))
 	first := g.status(host, certified)

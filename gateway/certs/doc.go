@@ -3,8 +3,8 @@
 //
 // The gateways of one publication (a contract) share a Store: one account at the
 // authority, one certificate per host, challenges that any of them answers, and
-// locks so that two don't order at once. What is in the Store is encrypted
-// (Seal), because it lies on other machines than the gateways.
+// locks so that two don't order at once. The Store keeps what is in it secret:
+// package workload/gateway's, at rest and on the way between nodes.
 //
 // A certificate is renewed in the last third of its life. While that fails the
 // old one is served to its end, and Status says from the first failure on what

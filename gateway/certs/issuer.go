@@ -164,8 +164,7 @@ func (i issuer) account(ctx context.Context, client *acme.Client) (acme.Account,
 // absent tells whether there is no account that could be used. A damaged one is
 // no loss: another is made.
 func absent(err error) bool {
-	c := problem.Code(err)
-	return errors.Is(err, fs.ErrNotExist) || c == "store-damaged" || c == "store-old"
+	return errors.Is(err, fs.ErrNotExist) || broken(err)
 }
 
 func (i issuer) load(ctx context.Context) (acme.Account, error) {
@@ -175,15 +174,15 @@ func (i issuer) load(ctx context.Context) (acme.Account, error) {
 	}
 	var a account
 	if err := json.Unmarshal(b, &a); err != nil {
-		return acme.Account{}, fmt.Errorf("read account: %w", err)
+		return acme.Account{}, unusable{fmt.Errorf("read account: %w", err)}
 	}
 	key, err := x509.ParsePKCS8PrivateKey(a.Key)
 	if err != nil {
-		return acme.Account{}, fmt.Errorf("read account: %w", err)
+		return acme.Account{}, unusable{fmt.Errorf("read account: %w", err)}
 	}
 	signer, ok := key.(*ecdsa.PrivateKey)
 	if !ok {
-		return acme.Account{}, errors.New("read account: its key is of another kind")
+		return acme.Account{}, unusable{errors.New("read account: its key is of another kind")}
 	}
 	a.Account.PrivateKey = signer
 	return a.Account, nil

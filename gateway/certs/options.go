@@ -35,7 +35,7 @@ type Options struct {
 type Publication struct {
 	ID    string   // the contract's id
 	Hosts []string // full lower-case names, each in one publication only
-	Store Store    // shared by the publication's gateways, already sealed (Seal)
+	Store Store    // shared by the publication's gateways
 }
 
 // Status is what people see of a host's certificate.

@@ -189,7 +189,7 @@ func (m *Manager) config(by *authority, e *entry) *certmagic.Config {
 	})
 }
 
-// unusable is a certificate in the Store that can't be served.
+// unusable is a certificate or account in the Store that can't be used.
 type unusable struct{ error }
 
 func broken(err error) bool {
@@ -228,8 +228,8 @@ func (m *Manager) load(ctx context.Context, key string, e *entry) (*tls.Certific
 	if err == nil {
 		private, err = e.store.Get(ctx, certmagic.StorageKeys.SitePrivateKey(key, e.host))
 	}
-	switch c := problem.Code(err); {
-	case errors.Is(err, fs.ErrNotExist) || c == "store-damaged" || c == "store-old":
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, unusable{err}
 	case err != nil:
 		return nil, err
@@ -253,10 +253,6 @@ func (m *Manager) forget(ctx context.Context, by *authority, e *entry) error {
 // read returns the value at key, or a zero one if there is none or it is damaged.
 func read[T any](ctx context.Context, s Store, key string) (v T, err error) {
 	b, err := s.Get(ctx, key)
-	switch problem.Code(err) {
-	case "store-damaged", "store-old":
-		return v, nil // it holds nothing that can't be found out again
-	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return v, nil
 	}
@@ -265,7 +261,7 @@ func read[T any](ctx context.Context, s Store, key string) (v T, err error) {
 	}
 	if json.Unmarshal(b, &v) != nil {
 		var zero T
-		return zero, nil
+		return zero, nil // it holds nothing that can't be found out again
 	}
 	return v, nil
 }

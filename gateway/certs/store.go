@@ -2,17 +2,16 @@ package certs
 
 import (
 	"context"
+	"strings"
 	"time"
 )
 
-// Bounds of what a Store is asked to keep.
-const (
-	MaxKey   = 512       // bytes of a key
-	MaxValue = 256 << 10 // bytes of a value as the Store sees it
-)
+// MaxKey bounds a key of a Store, in bytes.
+const MaxKey = 512
 
 // Store keeps what the gateways of one publication share. Keys are slash-separated
-// words of printable ASCII, at most MaxKey bytes; values are at most MaxValue bytes.
+// words of printable ASCII, at most MaxKey bytes. Among the values are private keys:
+// the Store shows them to nobody else, neither at rest nor on the way.
 //
 // All methods may be called at once from many goroutines, and honour the context.
 type Store interface {
@@ -51,4 +50,22 @@ type Challenges interface {
 	Present(ctx context.Context, name, text string) error
 	// CleanUp takes the record away again.
 	CleanUp(ctx context.Context, name, text string) error
+}
+
+// ValidKey tells whether s is a key as the Store's description has it.
+func ValidKey(s string) bool {
+	if s == "" || len(s) > MaxKey {
+		return false
+	}
+	for _, word := range strings.Split(s, "/") {
+		if word == "" || word == "." || word == ".." {
+			return false
+		}
+	}
+	for i := 0; i < len(s); i++ {
+		if s[i] <= ' ' || s[i] >= 0x7f {
+			return false
+		}
+	}
+	return true
 }

@@ -22,7 +22,7 @@ type TerminatorOptions struct {
 	// Certs holds the certificates; nil: no authority is known, nothing of mode
 	// terminate can be served. The caller runs it.
 	Certs *certs.Manager
-	// Store returns what the gateways of a contract share, sealed. It is called once
+	// Store returns what the gateways of a contract share. It is called once
 	// for as long as the contract has routes of mode terminate.
 	Store  func(contract canon.Hash) certs.Store
 	Logger *slog.Logger

@@ -1,4 +1,4 @@
-package certs
+package certs_test
 
 import (
 	"context"
@@ -9,10 +9,12 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/zero-os/zos/gateway/certs"
 )
 
-// Memory is a Store in this process. Its zero value is empty.
-type Memory struct {
+// memory is a Store that gateways of one test share. Its zero value is empty.
+type memory struct {
 	mu     sync.Mutex
 	values map[string]memoryValue
 	locks  map[string]chan struct{} // full while held
@@ -24,7 +26,7 @@ type memoryValue struct {
 }
 
 // Lock is Store's.
-func (m *Memory) Lock(ctx context.Context, name string) error {
+func (m *memory) Lock(ctx context.Context, name string) error {
 	select {
 	case m.lock(name) <- struct{}{}:
 		return nil
@@ -34,7 +36,7 @@ func (m *Memory) Lock(ctx context.Context, name string) error {
 }
 
 // Unlock is Store's.
-func (m *Memory) Unlock(_ context.Context, name string) error {
+func (m *memory) Unlock(_ context.Context, name string) error {
 	select {
 	case <-m.lock(name):
 		return nil
@@ -43,7 +45,7 @@ func (m *Memory) Unlock(_ context.Context, name string) error {
 	}
 }
 
-func (m *Memory) lock(name string) chan struct{} {
+func (m *memory) lock(name string) chan struct{} {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.locks == nil {
@@ -56,9 +58,9 @@ func (m *Memory) lock(name string) chan struct{} {
 }
 
 // Put is Store's.
-func (m *Memory) Put(_ context.Context, key string, value []byte) error {
-	if err := checkPut(key, value); err != nil {
-		return err
+func (m *memory) Put(_ context.Context, key string, value []byte) error {
+	if !certs.ValidKey(key) {
+		return fmt.Errorf("put: %.80q is no key", key)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -70,7 +72,7 @@ func (m *Memory) Put(_ context.Context, key string, value []byte) error {
 }
 
 // Get is Store's.
-func (m *Memory) Get(_ context.Context, key string) ([]byte, error) {
+func (m *memory) Get(_ context.Context, key string) ([]byte, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v, ok := m.values[key]
@@ -81,7 +83,7 @@ func (m *Memory) Get(_ context.Context, key string) ([]byte, error) {
 }
 
 // Delete is Store's.
-func (m *Memory) Delete(_ context.Context, key string) error {
+func (m *memory) Delete(_ context.Context, key string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.values, key)
@@ -89,7 +91,7 @@ func (m *Memory) Delete(_ context.Context, key string) error {
 }
 
 // List is Store's.
-func (m *Memory) List(_ context.Context, prefix string) ([]string, error) {
+func (m *memory) List(_ context.Context, prefix string) ([]string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	keys := slices.Sorted(maps.Keys(m.values))
@@ -97,43 +99,14 @@ func (m *Memory) List(_ context.Context, prefix string) ([]string, error) {
 }
 
 // Stat is Store's.
-func (m *Memory) Stat(_ context.Context, key string) (Info, error) {
+func (m *memory) Stat(_ context.Context, key string) (certs.Info, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v, ok := m.values[key]
 	if !ok {
-		return Info{}, missing(key)
+		return certs.Info{}, missing(key)
 	}
-	return Info{Size: int64(len(v.value)), Modified: v.modified}, nil
+	return certs.Info{Size: int64(len(v.value)), Modified: v.modified}, nil
 }
 
 func missing(key string) error { return fmt.Errorf("get %s: %w", key, fs.ErrNotExist) }
-
-// checkPut refuses what a Store is not asked to keep.
-func checkPut(key string, value []byte) error {
-	if !ValidKey(key) {
-		return fmt.Errorf("put: %.80q is no key", key)
-	}
-	if len(value) > MaxValue {
-		return fmt.Errorf("put %s: %d bytes, at most %d are allowed", key, len(value), MaxValue)
-	}
-	return nil
-}
-
-// ValidKey tells whether s is a key as the Store's description has it.
-func ValidKey(s string) bool {
-	if s == "" || len(s) > MaxKey {
-		return false
-	}
-	for _, word := range strings.Split(s, "/") {
-		if word == "" || word == "." || word == ".." {
-			return false
-		}
-	}
-	for i := 0; i < len(s); i++ {
-		if s[i] <= ' ' || s[i] >= 0x7f {
-			return false
-		}
-	}
-	return true
-}

@@ -36,18 +36,32 @@ func (t *Target) Choices() []Choice {
 // Name is the backend's, unique in its route.
 func (c Choice) Name() string { return c.u.backend.Name }
 
-// Failing returns a context that ends when the backend is found to have failed,
-// or has ended if it has; then it is no good idea to begin anything with it.
+// Failing returns a context that ends when the backend is found to have failed or
+// was removed, and has ended while that stands: then nothing is begun with it, and
+// no connection kept for later.
 func (c Choice) Failing() context.Context {
-	c.u.t.mu.Lock()
-	h := c.u.health
-	c.u.t.mu.Unlock()
-	if h == nil { // it was removed
-		ended, cancel := context.WithCancel(context.Background())
-		cancel()
-		return ended
+	u := c.u
+	u.t.mu.Lock()
+	defer u.t.mu.Unlock()
+	if u.failing != nil && (u.failing.Err() == nil || u.health == nil) {
+		return u.failing
 	}
-	return h.Failing()
+	u.failing, u.fail = context.WithCancel(context.Background())
+	if u.health == nil { // it was removed
+		u.fail()
+		u.unlink = func() bool { return false }
+		return u.failing
+	}
+	u.unlink = context.AfterFunc(u.health.Failing(), u.fail)
+	return u.failing
+}
+
+// failed ends what Failing returned. Under Target.mu.
+func (u *upstream) failed() {
+	if u.fail != nil {
+		u.fail()
+		u.unlink()
+	}
 }
 
 // requestSilence is for how long the other end of a terminated request's

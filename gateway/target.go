@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,6 +57,11 @@ type upstream struct {
 	conns links
 	drain *drain // nil: not removed
 	dead  bool   // its drain is over
+
+	// See Choice.Failing; nil until it is asked for.
+	failing context.Context
+	fail    context.CancelFunc
+	unlink  func() bool
 }
 
 // session is what is cut when a route or backend is removed, and when nothing
@@ -186,6 +192,9 @@ func (t *Target) update(r *Route) {
 		if u.health != nil {
 			t.s.health.Release(u.health, u.lonely)
 		}
+		if u.health != watch {
+			u.failed() // that was by another check
+		}
 		u.health, u.lonely = watch, lonely
 		ups, keep[u] = append(ups, u), true
 	}
@@ -215,6 +224,7 @@ func (t *Target) retire(u *upstream) {
 	if u.drain != nil || u.dead {
 		return
 	}
+	u.failed()
 	if u.health != nil {
 		t.s.health.Release(u.health, u.lonely)
 		u.health = nil

@@ -42,7 +42,7 @@ func dataPlaneBy(t *testing.T, dialer gateway.Dialer, last byte) (*gateway.Serve
 	term := NewTerminator(TerminatorOptions{})
 	term.tls.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &cert, nil }
 	log := new(gateway.AccessLog)
-	s := gateway.New(gateway.Options{Dialer: dialer, Terminator: term, Access: log, Drain: 5 * time.Second})
+	s := gateway.New(gateway.Options{Dialer: dialer, Terminator: term, Access: log, Drain: time.Minute})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
@@ -198,5 +198,27 @@ func TestReplicaThatFailsIsNotNoticedByClients(t *testing.T) {
 	}
 	if bad.seen() == "" {
 		t.Error("the bad one was never asked: the test shows nothing")
+	}
+}
+
+func TestARouteThatIsRemovedKeepsNoConnection(t *testing.T) {
+	rec := newRecorder(t, "web1", nil)
+	s, _, route, client := dataPlane(t, 5)
+	apply(t, s, route(rec))
+	get(t, client(true), "/")
+	open := func() int {
+		rec.mu.Lock()
+		defer rec.mu.Unlock()
+		return len(rec.open)
+	}
+	if open() != 1 {
+		t.Fatalf("%d connections wait for a next request", open())
+	}
+	apply(t, s)
+	// Long before the drain's end.
+	for end := time.Now().Add(20 * time.Second); open() > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("a connection is kept")
+		}
 	}
 }

@@ -3,89 +3,40 @@ package gateway
 import (
 	"bufio"
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/json"
-	"encoding/pem"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
-	"os"
+	"net/netip"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/contract"
+	"github.com/zero-os/zos/gateway/certs/certstest"
 	"github.com/zero-os/zos/gateway/control"
 	"github.com/zero-os/zos/linux/netns"
 	"github.com/zero-os/zos/spec/plan"
+	"github.com/zero-os/zos/workload/logs"
 )
-
-// pebble runs a real authority in the internet, that validates through the name
-// server and the ports that the gateway has there. It returns its directory and
-// root.
-func (w *world) pebble() (url string, root []byte) {
-	t := w.t
-	t.Helper()
-	dir := t.TempDir()
-	program := filepath.Join(dir, "pebble")
-	cmd := exec.Command("go", "build", "-o", program, "github.com/letsencrypt/pebble/v2/cmd/pebble")
-	if b, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build pebble: %v: %s", err, b)
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
-	c := &x509.Certificate{SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv4(8, 8, 8, 8)}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
-	root, err = x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
-	must(t, err)
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	must(t, err)
-	write := func(name string, b []byte) string {
-		path := filepath.Join(dir, name)
-		must(t, os.WriteFile(path, b, 0o600))
-		return path
-	}
-	config, err := json.Marshal(map[string]any{"pebble": map[string]any{
-		"listenAddress": "8.8.8.8:14000", "managementListenAddress": "8.8.8.8:15000", "httpPort": 80, "tlsPort": 443, "ocspResponderURL": "",
-		"certificate": write("cert.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root})),
-		"privateKey":  write("key.pem", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})),
-	}})
-	must(t, err)
-	var said bytes.Buffer
-	cmd = exec.Command(program, "-config", write("config.json", config), "-dnsserver", shared+":53")
-	cmd.Stdout, cmd.Stderr = &said, &said
-	cmd.Env = append(os.Environ(), "PEBBLE_VA_NOSLEEP=1", "PEBBLE_WFE_NONCEREJECT=0")
-	must(t, netns.Do(int(w.internet.Fd()), cmd.Start))
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Log(said.String())
-		}
-	})
-	return "https://8.8.8.8:14000/dir", root
-}
 
 // TestTLSEndsHereWithACertificateThatOutlivesTheProcess goes all the way: the
 // process orders from a real authority, which looks the host up at the gateway's
 // own name server; what it got is with the daemon, encrypted.
 func TestTLSEndsHereWithACertificateThatOutlivesTheProcess(t *testing.T) {
 	w := newWorldWith(t, func(w *world) {
-		w.ports = []uint16{14000}
 		var err error
 		w.store, err = NewShared(filepath.Join(w.dir, "data"), [32]byte{1}, canon.Sum([]byte("slot")), nil, discard())
 		must(t, err)
 	})
-	url, root := w.pebble()
+	authority := certstest.Start(t, netip.MustParseAddr("8.8.8.8"), netip.MustParseAddrPort(shared+":53"), func(c *exec.Cmd) error {
+		return netns.Do(int(w.internet.Fd()), c.Start)
+	})
 	w.set(func(f *fakeFacts) {
-		f.pool.ACME, f.pool.Roots = url, [][]byte{root}
+		f.pool.ACME, f.pool.Roots = authority.Directory, [][]byte{authority.Root}
 		f.zone = &control.Zone{Domain: "grid.example", Serial: 1, NS: []control.ZoneName{{Name: "ns1.grid.example", Addrs: []string{shared}}},
 			Names: []control.ZoneName{{Name: "shop", Addrs: []string{shared}}}, TXT: []control.ZoneRecord{}}
 	})
@@ -129,6 +80,24 @@ func TestTLSEndsHereWithACertificateThatOutlivesTheProcess(t *testing.T) {
 	if len(st.Status.Certificates) != 1 || st.Status.Certificates[0].NotAfter == 0 || st.Status.Routes[0].Requests == 0 {
 		t.Errorf("status %+v", st.Status)
 	}
+	r := logs.NewReader(w.kind.LogDir(d.id()))
+	w.await("the access log names the backend", func() bool {
+		records, _, err := r.Read(1, 100)
+		must(t, err)
+		return slices.ContainsFunc(records, func(r logs.Record) bool { return bytes.Contains(r.Data, []byte("backend=web outcome=ok")) })
+	})
+	// The pool names another authority, which is away: that is told, and what there
+	// is is served.
+	w.set(func(f *fakeFacts) { f.pool.ACME = "https://8.8.8.8:443/elsewhere" })
+	away := func() bool {
+		again, _ := get()
+		if again != "" && again != serial {
+			t.Fatalf("it has another certificate: %s, was %s", again, serial)
+		}
+		c := w.kind.State(limited(t), d.contract).Status.Certificates
+		return again == serial && len(c) == 1 && c[0].Code != "" && c[0].NotAfter > 0
+	}
+	w.await("another authority is asked, and the certificate served", away)
 	// Another process shows the very same.
 	before := w.inside()
 	must(t, before.End(limited(t), 0))
@@ -139,6 +108,7 @@ func TestTLSEndsHereWithACertificateThatOutlivesTheProcess(t *testing.T) {
 		}
 		return again == serial
 	})
+	w.await("the trouble is told again", away)
 	if s := d.status(); s.State != contract.StateRunning {
 		t.Errorf("status %+v", s)
 	}

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestAConnectedSocketIsAConnection(t *testing.T) {
@@ -25,6 +27,16 @@ func TestAConnectedSocketIsAConnection(t *testing.T) {
 	}
 	if addrPort(c.RemoteAddr()) != at || !addrPort(c.LocalAddr()).IsValid() || addrPort(c.LocalAddr()).Port() == 0 {
 		t.Errorf("from %s to %s", c.LocalAddr(), c.RemoteAddr())
+	}
+	err = onSocket(c, func(fd int) error {
+		ms, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT)
+		if time.Duration(ms)*time.Millisecond != connectionSilence {
+			t.Errorf("it waits %d ms for a machine that has vanished", ms)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 	if _, err := io.WriteString(c, "more"); err != nil {
 		t.Fatal(err)

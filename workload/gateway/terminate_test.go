@@ -35,6 +35,16 @@ func TestTLSEndsHereWithACertificateThatOutlivesTheProcess(t *testing.T) {
 	authority := certstest.Start(t, netip.MustParseAddr("8.8.8.8"), netip.MustParseAddrPort(shared+":53"), func(c *exec.Cmd) error {
 		return netns.Do(int(w.internet.Fd()), c.Start)
 	})
+	// What fails once is tried again a minute later.
+	w.await("the authority listens", func() bool {
+		return netns.Do(int(w.internet.Fd()), func() error {
+			c, err := net.Dial("tcp", "8.8.8.8:443")
+			if err == nil {
+				c.Close()
+			}
+			return err
+		}) == nil
+	})
 	w.set(func(f *fakeFacts) {
 		f.pool.ACME, f.pool.Roots = authority.Directory, [][]byte{authority.Root}
 		f.zone = &control.Zone{Domain: "grid.example", Serial: 1, NS: []control.ZoneName{{Name: "ns1.grid.example", Addrs: []string{shared}}},
@@ -76,16 +86,16 @@ func TestTLSEndsHereWithACertificateThatOutlivesTheProcess(t *testing.T) {
 	if page != "the page for "+router {
 		t.Errorf("the backend says %q", page)
 	}
-	st := w.kind.State(limited(t), d.contract)
-	if len(st.Status.Certificates) != 1 || st.Status.Certificates[0].NotAfter == 0 || st.Status.Routes[0].Requests == 0 {
-		t.Errorf("status %+v", st.Status)
-	}
 	r := logs.NewReader(w.kind.LogDir(d.id()))
 	w.await("the access log names the backend", func() bool {
 		records, _, err := r.Read(1, 100)
 		must(t, err)
 		return slices.ContainsFunc(records, func(r logs.Record) bool { return bytes.Contains(r.Data, []byte("backend=web outcome=ok")) })
 	})
+	st := w.kind.State(limited(t), d.contract)
+	if len(st.Status.Certificates) != 1 || st.Status.Certificates[0].NotAfter == 0 || st.Status.Routes[0].Requests == 0 {
+		t.Errorf("status %+v", st.Status)
+	}
 	// The pool names another authority, which is away: that is told, and what there
 	// is is served.
 	w.set(func(f *fakeFacts) { f.pool.ACME = "https://8.8.8.8:443/elsewhere" })

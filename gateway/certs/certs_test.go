@@ -422,7 +422,7 @@ func TestARecordIsTheLastResort(t *testing.T) {
 			}
 			ch := &counted{world: w, fail: c.fail}
 			g := w.newGateway(c.addr, certs.Options{Zone: gridDomain, Challenges: ch})
-			g.Set(publication(certs.Seal(&certs.Memory{}, [32]byte{1}), host))
+			g.Set(publication(&memory{}, host))
 			want := certified
 			if !c.ok {
 				want = failing(1)
@@ -467,7 +467,7 @@ func TestAnAuthorityThatWantsRecordsAloneGetsThem(t *testing.T) {
 	host := w.name("shop", "127.0.0.1")
 	ch := &counted{world: w}
 	g := w.newGateway("127.0.0.1", certs.Options{Zone: gridDomain, Challenges: ch})
-	g.Set(publication(certs.Seal(&certs.Memory{}, [32]byte{1}), host))
+	g.Set(publication(&memory{}, host))
 	g.status(host, certified)
 	if n := ch.presents.Load(); n != 1 {
 		t.Errorf("%d records were put", n)

@@ -122,14 +122,16 @@ func TestTheProcessSetsNoRecordButAnswersForHostsThatEndHere(t *testing.T) {
 func TestAHostThatNobodyReachesIsProvenThroughTheLedger(t *testing.T) {
 	ledger := &fakeLedger{}
 	w := newWorldWith(t, func(w *world) {
-		w.ports, w.answers = []uint16{14000}, ledger
+		w.answers = ledger
 		var err error
 		w.store, err = NewShared(filepath.Join(w.dir, "data"), [32]byte{1}, canon.Sum([]byte("slot")), nil, discard())
 		must(t, err)
 	})
 	ledger.w = w
-	url, root := w.pebble()
-	w.set(func(f *fakeFacts) { f.pool.ACME, f.pool.Roots, f.zone = url, [][]byte{root}, gridZone() })
+	authority := w.pebble()
+	w.set(func(f *fakeFacts) {
+		f.pool.ACME, f.pool.Roots, f.zone = authority.Directory, [][]byte{authority.Root}, gridZone()
+	})
 	d := w.deploy("shop", 1, "web").host("shop.grid.example", plan.ModeTerminate, 8080, "web").up()
 	w.await("the ledger has an answer", func() bool { return len(ledger.all()) > 0 })
 	var leaf string

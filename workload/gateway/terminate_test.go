@@ -23,19 +23,14 @@ import (
 	"github.com/zero-os/zos/workload/logs"
 )
 
-// TestTLSEndsHereWithACertificateThatOutlivesTheProcess goes all the way: the
-// process orders from a real authority, which looks the host up at the gateway's
-// own name server; what it got is with the daemon, encrypted.
-func TestTLSEndsHereWithACertificateThatOutlivesTheProcess(t *testing.T) {
-	w := newWorldWith(t, func(w *world) {
-		var err error
-		w.store, err = NewShared(filepath.Join(w.dir, "data"), [32]byte{1}, canon.Sum([]byte("slot")), nil, discard())
-		must(t, err)
-	})
-	authority := certstest.Start(t, netip.MustParseAddr("8.8.8.8"), netip.MustParseAddrPort(shared+":53"), func(c *exec.Cmd) error {
+// pebble runs a real authority in the internet, which validates through the name
+// server and the ports that the gateway has there. It returns when it listens: what
+// fails once is tried again a minute later.
+func (w *world) pebble() *certstest.Authority {
+	w.t.Helper()
+	a := certstest.Start(w.t, netip.MustParseAddr("8.8.8.8"), netip.MustParseAddrPort(shared+":53"), func(c *exec.Cmd) error {
 		return netns.Do(int(w.internet.Fd()), c.Start)
 	})
-	// What fails once is tried again a minute later.
 	w.await("the authority listens", func() bool {
 		return netns.Do(int(w.internet.Fd()), func() error {
 			c, err := net.Dial("tcp", "8.8.8.8:443")
@@ -45,6 +40,19 @@ func TestTLSEndsHereWithACertificateThatOutlivesTheProcess(t *testing.T) {
 			return err
 		}) == nil
 	})
+	return a
+}
+
+// TestTLSEndsHereWithACertificateThatOutlivesTheProcess goes all the way: the
+// process orders from a real authority, which looks the host up at the gateway's
+// own name server; what it got is with the daemon, encrypted.
+func TestTLSEndsHereWithACertificateThatOutlivesTheProcess(t *testing.T) {
+	w := newWorldWith(t, func(w *world) {
+		var err error
+		w.store, err = NewShared(filepath.Join(w.dir, "data"), [32]byte{1}, canon.Sum([]byte("slot")), nil, discard())
+		must(t, err)
+	})
+	authority := w.pebble()
 	w.set(func(f *fakeFacts) {
 		f.pool.ACME, f.pool.Roots = authority.Directory, [][]byte{authority.Root}
 		f.zone = &control.Zone{Domain: "grid.example", Serial: 1, NS: []control.ZoneName{{Name: "ns1.grid.example", Addrs: []string{shared}}},

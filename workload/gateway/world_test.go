@@ -83,7 +83,6 @@ type world struct {
 	stop     func()
 	slot     canon.Hash
 	store    Store
-	ports    []uint16
 	answers  Challenges
 }
 
@@ -234,7 +233,7 @@ func (w *world) begin() {
 	cfg := Config{
 		Run: filepath.Join(w.dir, "run"), Data: filepath.Join(w.dir, "data"), Netns: filepath.Join(w.dir, "netns", "public"), Program: path,
 		Host: int(w.host.Fd()), Networks: w.routers.Gateways(), Facts: w.facts, Store: w.store, Every: 200 * time.Millisecond, Drain: 5 * time.Second,
-		Ports: w.ports, Challenges: w.answers, Log: slog.New(slog.NewTextHandler(testWriter{w.t}, nil)),
+		Challenges: w.answers, Log: slog.New(slog.NewTextHandler(testWriter{w.t}, nil)),
 	}
 	w.kind, err = New(cfg)
 	must(w.t, err)

@@ -47,8 +47,12 @@ func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) 
 // certify, and of name servers.
 func outgoing() []uint16 { return []uint16{53, 80, 443} }
 
-// ICMPv6 types, RFC 4861 §4.
+// ICMP types, RFC 792; ICMPv6 types, RFC 4443 §3 and RFC 4861 §4.
 const (
+	destinationUnreachable = 3 // also: too big
+
+	unreachable6          = 1
+	packetTooBig          = 2
 	neighborSolicitation  = 135
 	neighborAdvertisement = 136
 )
@@ -100,6 +104,13 @@ func tableOf(openings []opening, segments []netip.Prefix, extra []uint16) firewa
 		} else {
 			output = append(output, firewall.When(append(out, firewall.Accept())...))
 		}
+	}
+	// Errors about connections that are not tracked belong to none. Without them a
+	// client behind a narrower link gets nothing; the kernel believes those that
+	// quote what one of its sockets has sent.
+	input = append(input, firewall.When(firewall.Family(unix.NFPROTO_IPV4), firewall.Protocol(unix.IPPROTO_ICMP), firewall.ICMPType(destinationUnreachable), firewall.Accept()))
+	for _, t := range []byte{unreachable6, packetTooBig} {
+		input = append(input, firewall.When(firewall.Family(unix.NFPROTO_IPV6), firewall.Protocol(unix.IPPROTO_ICMPV6), firewall.ICMPType(t), firewall.Accept()))
 	}
 	input = append(input, firewall.When(firewall.State(firewall.Invalid), firewall.Drop()), firewall.When(firewall.State(firewall.Established), firewall.Accept()))
 	output = append(output, firewall.When(firewall.Protocol(unix.IPPROTO_UDP), firewall.Port(53, 53), firewall.Jump("answer")))

@@ -95,7 +95,7 @@ func CheckProof(r domain.Report, s domain.Statement, g contract.Group, keys map[
 func CheckServing(r plan.Route, gateways []Published, names Names) []Step {
 	serve, back := Step{Name: StepGateway}, Step{Name: StepBackend}
 	var serving, not, healthy, sick []string
-	counted := false
+	counted, unset := false, false
 	for _, g := range gateways {
 		node := names.Of(g.Workload.Slot)
 		live, ok := g.Route(r)
@@ -112,6 +112,9 @@ func CheckServing(r plan.Route, gateways []Published, names Names) []Step {
 			not = append(not, node+" does not have it yet")
 		case !live.Serving:
 			not = append(not, node+": "+orElse(live.Message, orElse(live.Code, "does not serve it")))
+		case live.Certificate != nil && (live.Certificate.State == protocol.CertificatePending || live.Certificate.State == protocol.CertificateExpired):
+			not = append(not, node+" has no certificate: "+orElse(CertificateTrouble(*live.Certificate, r.Host), "its authority was not asked yet"))
+			unset = unset || live.Certificate.Code == "acme-unset"
 		default:
 			serving = append(serving, node)
 		}
@@ -137,6 +140,9 @@ func CheckServing(r plan.Route, gateways []Published, names Names) []Step {
 		}
 	} else {
 		serve.Detail, serve.Fix = strings.Join(not, "; "), "look at: zos gateway show, and zos node ls"
+		if unset {
+			serve.Fix = "let the farm name an authority, zos farm pool set --acme, or let TLS end at the workload: tls: passthrough"
+		}
 	}
 	switch {
 	case !r.Entry.IsZero():
@@ -152,6 +158,12 @@ func CheckServing(r plan.Route, gateways []Published, names Names) []Step {
 		back.Detail, back.Fix = strings.Join(sick, "; "), fmt.Sprintf("look at the programs: zos logs, and what listens on %d/%s", r.Target, protocolOf(r))
 	}
 	return []Step{serve, back}
+}
+
+// CertificateTrouble is why a host's certificate is not got or renewed, without the
+// host; empty if nothing is known.
+func CertificateTrouble(c protocol.GatewayCertificate, host string) string {
+	return strings.TrimPrefix(orElse(c.Message, c.Code), "certify "+host+": ")
 }
 
 func protocolOf(r plan.Route) string {

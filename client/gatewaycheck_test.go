@@ -90,12 +90,15 @@ func TestARouteIsServedIfOneGatewayServesItWithAHealthyBackend(t *testing.T) {
 		served, healthy bool
 		says            string
 	}{
-		"well":            {[]Published{gateway(slotA, nil)}, true, true, "served by node-1; web-1 healthy; web-2: connection refused"},
-		"one is silent":   {[]Published{gateway(slotA, nil), silent}, true, true, "served by node-1; not by node-2 does not answer: node-silent"},
-		"all silent":      {[]Published{silent}, false, false, "node-2 does not answer: node-silent"},
-		"no process":      {[]Published{gateway(slotA, func(g *protocol.Gateway) { g.Process = protocol.Check{Detail: "exit status 2"} })}, false, true, "node-1: the gateway process: exit status 2"},
-		"no card":         {[]Published{gateway(slotA, func(g *protocol.Gateway) { g.Public = protocol.Check{} })}, false, true, "node-1: the public card: is not there"},
-		"not its name":    {[]Published{gateway(slotA, func(g *protocol.Gateway) { g.Routes[0].Serving, g.Routes[0].Message = false, "the name is kiwi's" })}, false, true, "node-1: the name is kiwi's"},
+		"well":          {[]Published{gateway(slotA, nil)}, true, true, "served by node-1; web-1 healthy; web-2: connection refused"},
+		"one is silent": {[]Published{gateway(slotA, nil), silent}, true, true, "served by node-1; not by node-2 does not answer: node-silent"},
+		"all silent":    {[]Published{silent}, false, false, "node-2 does not answer: node-silent"},
+		"no process":    {[]Published{gateway(slotA, func(g *protocol.Gateway) { g.Process = protocol.Check{Detail: "exit status 2"} })}, false, true, "node-1: the gateway process: exit status 2"},
+		"no card":       {[]Published{gateway(slotA, func(g *protocol.Gateway) { g.Public = protocol.Check{} })}, false, true, "node-1: the public card: is not there"},
+		"not its name":  {[]Published{gateway(slotA, func(g *protocol.Gateway) { g.Routes[0].Serving, g.Routes[0].Message = false, "the name is kiwi's" })}, false, true, "node-1: the name is kiwi's"},
+		"no certificate": {[]Published{gateway(slotA, func(g *protocol.Gateway) {
+			g.Routes[0].Certificate = &protocol.GatewayCertificate{State: protocol.CertificatePending, Code: "acme-unset", Message: "certify www.shop.example: its gateway's pool names no authority"}
+		})}, false, true, "node-1 has no certificate: its gateway's pool names no authority"},
 		"not yet":         {[]Published{gateway(slotA, func(g *protocol.Gateway) { g.Routes = nil })}, false, false, "node-1 does not have it yet"},
 		"nothing healthy": {[]Published{gateway(slotA, func(g *protocol.Gateway) { g.Routes[0].Backends = g.Routes[0].Backends[1:] })}, true, false, "web-2: connection refused"},
 		"not checked":     {[]Published{gateway(slotA, func(g *protocol.Gateway) { g.Routes[0].Backends[0].State = protocol.BackendUnknown })}, true, false, "web-1 was not checked yet"},

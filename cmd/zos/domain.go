@@ -119,6 +119,15 @@ func (a *app) proveDomain(ctx context.Context, c *client.Client, name, group str
 	return a.showProof(out, g.Name)
 }
 
+// unquoted is a text that was copied as it stands in a zone: in strings of 255
+// characters.
+func unquoted(text string) string {
+	if i := strings.IndexByte(text, '"'); i >= 0 {
+		text = text[i:]
+	}
+	return strings.Trim(strings.ReplaceAll(text, `" "`, ""), `"`)
+}
+
 // mergeProofs puts the valid signatures of members together, one of each, those of
 // the earlier texts first. A signature that counts for nothing is refused by name of
 // its text, rather than published.
@@ -142,7 +151,7 @@ func mergeProofs(s domain.Statement, keys map[canon.Hash]sign.PublicKey, own []b
 		return false
 	}
 	for _, text := range with {
-		earlier, err := domain.Parse(text)
+		earlier, err := domain.Parse(unquoted(text))
 		if err != nil {
 			return proof, nil, err
 		}

@@ -77,7 +77,7 @@ func (a *app) gatewayShowCommand() *cobra.Command {
 }
 
 func (a *app) gatewayCheckCommand() *cobra.Command {
-	var resolver string
+	var resolver, connect string
 	cmd := &cobra.Command{
 		Use:   "check HOST|DEPLOYMENT",
 		Short: "Explain why the world does not reach what is published",
@@ -99,6 +99,14 @@ It ends with an error if something does not hold.`,
 			} else if err != nil {
 				return fmt.Errorf("find this machine's resolver: %w", err)
 			}
+			var at []netip.AddrPort
+			if connect != "" {
+				p, err := netip.ParseAddrPort(connect)
+				if err != nil {
+					return usageError{fmt.Errorf("--connect %s: want an address and a port, like 127.0.0.1:40443", connect)}
+				}
+				at = append(at, p)
+			}
 			return a.lookup(cmd.Context(), func(ctx context.Context, c *client.Client, names client.Names) error {
 				all, err := c.AllPublished(ctx)
 				if err != nil {
@@ -111,7 +119,7 @@ It ends with an error if something does not hold.`,
 					}
 				}
 				c.AskGateways(ctx, list, a.as)
-				checks, err := a.checkPublished(ctx, c, list, names, ask)
+				checks, err := a.checkPublished(ctx, c, list, names, ask, at)
 				if err != nil {
 					return err
 				}
@@ -120,6 +128,7 @@ It ends with an error if something does not hold.`,
 		},
 	}
 	cmd.Flags().StringVar(&resolver, "resolver", "", "ADDRESS:PORT of the resolver to ask (default: this machine's)")
+	cmd.Flags().StringVar(&connect, "connect", "", "ADDRESS:PORT that leads to port 443 of the gateway, as on a grid of zos up")
 	return cmd
 }
 
@@ -127,8 +136,8 @@ It ends with an error if something does not hold.`,
 const checkTime = 15 * time.Second
 
 // checkPublished checks every route of gateways; those that several gateways share
-// are checked once.
-func (a *app) checkPublished(ctx context.Context, c *client.Client, list []client.Published, names client.Names, ask domain.Resolver) ([]client.HostCheck, error) {
+// are checked once. at is where port 443 is reached; nil: at their addresses.
+func (a *app) checkPublished(ctx context.Context, c *client.Client, list []client.Published, names client.Names, ask domain.Resolver, at []netip.AddrPort) ([]client.HostCheck, error) {
 	zone, err := c.Zone(ctx)
 	if err != nil {
 		return nil, err
@@ -149,7 +158,7 @@ func (a *app) checkPublished(ctx context.Context, c *client.Client, list []clien
 	}
 	out := make([]client.HostCheck, 0, len(order))
 	for _, name := range order {
-		check, err := checkRoute(ctx, c, name, routes[name], by[name], names, zone.Domain, ask)
+		check, err := checkRoute(ctx, c, name, routes[name], by[name], names, zone.Domain, ask, at)
 		if err != nil {
 			return nil, err
 		}
@@ -158,7 +167,7 @@ func (a *app) checkPublished(ctx context.Context, c *client.Client, list []clien
 	return out, nil
 }
 
-func checkRoute(ctx context.Context, c *client.Client, name string, r plan.Route, gateways []client.Published, names client.Names, zone string, ask domain.Resolver) (client.HostCheck, error) {
+func checkRoute(ctx context.Context, c *client.Client, name string, r plan.Route, gateways []client.Published, names client.Names, zone string, ask domain.Resolver, at []netip.AddrPort) (client.HostCheck, error) {
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
 	check := client.HostCheck{Name: name, OK: true}
@@ -175,8 +184,13 @@ func checkRoute(ctx context.Context, c *client.Client, name string, r plan.Route
 		if err != nil {
 			return check, err
 		}
-		check.Steps = append(check.Steps, client.CheckRecords(report))
-		if zone == "" || !domain.Covers(zone, r.Host) {
+		records := client.CheckRecords(report)
+		check.Steps = append(check.Steps, records)
+		if zone != "" && domain.Covers(zone, r.Host) {
+			if !records.OK && len(want) > 0 {
+				check.Steps[0].Fix = fmt.Sprintf("the gateways answer for %s themselves: have it delegated to them, and ask one with --resolver %s", zone, netip.AddrPortFrom(want[0], 53))
+			}
+		} else {
 			group := gateways[0].Contract.Group
 			g, _, err := c.Group(ctx, group)
 			if err != nil {
@@ -191,9 +205,10 @@ func checkRoute(ctx context.Context, c *client.Client, name string, r plan.Route
 	}
 	check.Steps = append(check.Steps, client.CheckServing(r, gateways, names)...)
 	if r.Host != "" {
-		at := make([]netip.AddrPort, len(want))
-		for i, addr := range want {
-			at[i] = netip.AddrPortFrom(addr, 443)
+		if at == nil {
+			for _, addr := range want {
+				at = append(at, netip.AddrPortFrom(addr, 443))
+			}
 		}
 		check.Steps = append(check.Steps, client.CheckTLS(ctx, r.Host, at, nil, time.Now()))
 	}

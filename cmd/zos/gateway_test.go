@@ -98,6 +98,12 @@ func TestAGatewayThatDoesNotServeSaysWhy(t *testing.T) {
 		"serving: db: no route": func(p *client.Published) {
 			p.Live.Routes[0].Backends[0].State, p.Live.Routes[0].Backends[0].Message = protocol.BackendUnhealthy, "no route"
 		},
+		"not serving: no certificate: its gateway's pool names no authority": func(p *client.Published) {
+			p.Live.Routes = p.Live.Routes[3:]
+			p.Live.Routes[0].Certificate = &protocol.GatewayCertificate{State: protocol.CertificatePending, Code: "acme-unset",
+				Message: "certify www.shop.example: its gateway's pool names no authority", Failing: &protocol.Age{Seconds: 5}}
+			p.Gateway.Routes = p.Gateway.Routes[3:]
+		},
 		"serving: renewal fails since 3d": nil,
 	} {
 		list, names := publishedShop(t)

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -100,7 +101,15 @@ func gatewayRowOf(p client.Published, r plan.Route, names client.Names) gatewayR
 	row.Code, row.Problem = live.Code, live.Message
 	if c := live.Certificate; c != nil {
 		row.Certificate = c.State
-		if row.Problem == "" && c.Failing != nil {
+		none := c.State == protocol.CertificatePending || c.State == protocol.CertificateExpired
+		if none && row.State == stateServing {
+			row.State = stateNot
+		}
+		switch {
+		case row.Problem != "" || c.Failing == nil && !none:
+		case none:
+			row.Code, row.Problem = c.Code, "no certificate: "+said(client.CertificateTrouble(*c, r.Host), "its authority was not asked yet")
+		default:
 			row.Code, row.Problem = c.Code, "renewal fails since "+span(c.Failing.Seconds)
 		}
 	}
@@ -124,15 +133,25 @@ func said(s, otherwise string) string {
 
 func (a *app) showGateways(rows []gatewayRow) error {
 	var lines [][]string
+	var problems []string
 	for _, r := range rows {
-		state := r.State
-		if r.Problem != "" {
-			state += ": " + r.Problem
-		}
 		lines = append(lines, []string{r.Contract + "/" + r.Gateway, r.Published, r.Mode, r.Addresses[0] + andMore(len(r.Addresses)-1),
-			healthOf(r), orDash(r.Certificate), state})
+			healthOf(r), orDash(r.Certificate), r.State})
+		text := r.Contract + "/" + r.Gateway + ": " + r.Problem
+		if r.Live != nil { // its own, not the whole gateway's
+			text = r.Published + ": " + r.Problem
+		}
+		if r.Problem != "" && !slices.Contains(problems, text) {
+			problems = append(problems, text)
+		}
 	}
-	return a.table(rows, []string{"GATEWAY", "PUBLISHED", "MODE", "ADDRESS", "UP", "CERTIFICATE", "STATE"}, lines)
+	if err := a.table(rows, []string{"GATEWAY", "PUBLISHED", "MODE", "ADDRESS", "UP", "CERTIFICATE", "STATE"}, lines); err != nil || a.format == "json" {
+		return err
+	}
+	for _, text := range problems {
+		fmt.Fprintf(a.out, "%s %s\n", a.paint(a.out, bad, "✗"), wrapped(printable(text), 98, "  "))
+	}
+	return nil
 }
 
 func andMore(n int) string {
@@ -240,7 +259,7 @@ func (a *app) showOneGateway(s publishedShown) error {
 		if cert := r.Live.Certificate; cert != nil {
 			renewal := "-"
 			if cert.Failing != nil {
-				renewal = "fails since " + span(cert.Failing.Seconds) + ": " + said(cert.Message, cert.Code)
+				renewal = "fails since " + span(cert.Failing.Seconds) + ": " + client.CertificateTrouble(*cert, r.Published)
 			}
 			certificates = append(certificates, []string{r.Published, cert.State, orDash(cert.Issuer), day(cert.NotAfter), renewal})
 		}

@@ -184,7 +184,7 @@ func (a *app) showJoined(j joined) error {
 	switch {
 	case j.NamesBy != "" || len(rows) == 0:
 	case len(j.Resolver) > 0:
-		fmt.Fprintf(a.out, "This machine does not ask the network's resolver by itself. Use addresses, or ask it: dig @%s %s\n", j.Resolver[0], rows[0][0])
+		fmt.Fprintf(a.out, "This machine does not ask the network's resolver by itself. Use addresses, or ask it:\n  dig @%s %s\n", j.Resolver[0], rows[0][0])
 	default:
 		fmt.Fprintln(a.out, "The network's resolver answers no devices: use addresses.")
 	}

@@ -1,20 +1,26 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/zero-os/zos/client"
 	"github.com/zero-os/zos/grid"
@@ -168,11 +174,51 @@ func (a *app) nextSteps(s grid.State, o upOptions) {
 	for _, line := range lines {
 		fmt.Fprintf(a.out, "  %s\n", line)
 	}
-	if o.detach {
+	a.publicSide(s)
+	switch {
+	case o.detach:
 		a.progress("\nzos down --dir %s ends the grid.", o.dir)
-	} else {
+	case term.IsTerminal(int(os.Stdin.Fd())): // a detached grid has none
 		a.progress("\nCtrl-C ends the grid.")
 	}
+}
+
+// publicSide tells at which ports of this machine's loopback the public addresses
+// are reached.
+func (a *app) publicSide(s grid.State) {
+	ports := map[netip.Addr][]string{}
+	for _, n := range s.Nodes {
+		for _, public := range slices.SortedFunc(maps.Keys(n.Public), byPort) {
+			p, proto, _ := strings.Cut(public, "/")
+			at, err := netip.ParseAddrPort(p)
+			if err != nil {
+				continue
+			}
+			host, _, _ := strings.Cut(n.Public[public], "/")
+			_, port, _ := strings.Cut(host, ":")
+			ports[at.Addr()] = append(ports[at.Addr()], fmt.Sprintf("%d/%s=%s", at.Port(), proto, port))
+		}
+	}
+	if len(ports) == 0 {
+		return
+	}
+	fmt.Fprintf(a.out, "\n%s\n", a.paint(a.out, loud, "Public addresses are ports of 127.0.0.1 here:"))
+	for _, addr := range slices.SortedFunc(maps.Keys(ports), netip.Addr.Compare) {
+		const indent = 17
+		fmt.Fprintf(a.out, "  %-*s %s\n", indent-3, addr, wrapped(strings.Join(ports[addr], " "), 100-indent, strings.Repeat(" ", indent)))
+	}
+}
+
+// byPort sorts addresses like 198.51.100.16:443/tcp.
+func byPort(x, y string) int {
+	key := func(s string) (netip.AddrPort, string) {
+		at, proto, _ := strings.Cut(s, "/")
+		p, _ := netip.ParseAddrPort(at)
+		return p, proto
+	}
+	p, px := key(x)
+	q, qx := key(y)
+	return cmp.Or(p.Compare(q), strings.Compare(px, qx))
 }
 
 // upDetached starts `zos up` as a process of its own and waits until its grid is

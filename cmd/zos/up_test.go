@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -67,5 +68,28 @@ func TestAnUnwantedGridIsWaitedFor(t *testing.T) {
 	}
 	if cmd.ProcessState == nil {
 		t.Fatal("the process still runs")
+	}
+}
+
+func TestPublicAddressesAreToldWithTheirPorts(t *testing.T) {
+	var b bytes.Buffer
+	a := &app{out: &b, err: &b}
+	a.publicSide(grid.State{Nodes: []grid.NodeState{{}, {Public: map[string]string{
+		"198.51.100.17:443/tcp": "127.0.0.1:7/tcp", "198.51.100.16:30000/udp": "127.0.0.1:30/udp", "198.51.100.16:443/tcp": "127.0.0.1:9/tcp", "198.51.100.16:53/udp": "127.0.0.1:8/udp",
+	}}}})
+	if got, want := b.String(), "\nPublic addresses are ports of 127.0.0.1 here:\n  198.51.100.16  53/udp=8 443/tcp=9 30000/udp=30\n  198.51.100.17  443/tcp=7\n"; got != want {
+		t.Errorf("%q", got)
+	}
+	b.Reset()
+	if a.publicSide(grid.State{}); b.Len() != 0 {
+		t.Errorf("%q", b.String())
+	}
+}
+
+func TestAProofIsTakenAsItStandsInAZone(t *testing.T) {
+	for _, text := range []string{`zos1 a b`, `"zos1 a b"`, `"zos1 a" " b"`, `_zos.x. TXT "zos1" " a b"`} {
+		if got := unquoted(text); got != "zos1 a b" {
+			t.Errorf("%s: %q", text, got)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package domain
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -78,6 +79,11 @@ func Check(ctx context.Context, resolver Resolver, host string, want []netip.Add
 	// RFC 8659 §3: the closest name that has any.
 	for name := host; name != "" && r.CAAOf == ""; _, name, _ = strings.Cut(name, ".") {
 		a, err := resolver.Lookup(ctx, name, dns.TypeCAA)
+		if errors.Is(err, errRefused) && name != host {
+			// A zone's own server knows nothing of what is above it; authorities ask others.
+			r.Notes = append(r.Notes, fmt.Sprintf("whether CAA records of %s keep authorities away is not known: %s", name, plainText(err.Error())))
+			break
+		}
 		if err != nil {
 			if !failed {
 				r.problem("the CAA records of %s can't be looked up, so authorities refuse to certify %s: %s", name, host, plainText(err.Error()))

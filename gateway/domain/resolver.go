@@ -18,6 +18,10 @@ type Answer struct {
 	TTL     time.Duration
 }
 
+// errRefused says that a server does not answer for a name: it is no resolver, or
+// not for us.
+var errRefused = errors.New("REFUSED")
+
 // Resolver asks for records. An error says that nothing is known; that there are
 // none is an Answer.
 type Resolver interface {
@@ -64,6 +68,10 @@ func (c *Client) Lookup(ctx context.Context, name string, kind uint16) (Answer, 
 			}
 			if r.Truncated && network == "udp" {
 				continue
+			}
+			if r.Rcode == dns.RcodeRefused {
+				last = fmt.Errorf("resolver %s answers %w", server, errRefused)
+				break
 			}
 			if r.Rcode != dns.RcodeSuccess && r.Rcode != dns.RcodeNameError {
 				last = fmt.Errorf("resolver %s answers %s", server, dns.RcodeToString[r.Rcode])

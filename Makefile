@@ -13,7 +13,7 @@ COMMANDS := zos zosd zos-init zos-fault zos-shim zos-gateway
 
 # Debian packages that a build, a grid and the tests need.
 PACKAGES := gcc libc6-dev pkg-config libseccomp-dev qemu-system-x86 ipxe-qemu ovmf swtpm \
-            openssh-client debootstrap zstd xz-utils jq e2fsprogs btrfs-progs erofs-utils cpio nftables iproute2 procps wireguard-tools haproxy openssl
+            openssh-client debootstrap zstd xz-utils jq e2fsprogs btrfs-progs erofs-utils cpio nftables iproute2 procps curl wireguard-tools haproxy openssl
 
 .PHONY: deps build bin runc image up test unit lint bench bench-net bench-gateway repro fuzz soak clean
 

@@ -170,8 +170,8 @@ func TestThePublicSideReachesNothingOfTheNode(t *testing.T) {
 		}
 		return nil
 	})
-	// It begins connections to authorities alone.
-	for _, port := range []int{443, 25} {
+	// It begins connections to its authority alone.
+	for _, port := range []int{443, 25, 53, 80} {
 		var l net.Listener
 		in(t, w.internet, func() (err error) { l, err = net.Listen("tcp", fmt.Sprintf("8.8.8.8:%d", port)); return err })
 		defer l.Close()
@@ -184,7 +184,9 @@ func TestThePublicSideReachesNothingOfTheNode(t *testing.T) {
 		}
 		return c.Close()
 	})
-	closed(t, pub, "8.8.8.8:25")
+	for _, port := range []string{"25", "53", "80"} {
+		closed(t, pub, "8.8.8.8:"+port)
+	}
 	// Not even from a published port.
 	err = netns.Do(int(pub.Fd()), func() error {
 		c, err := (&net.Dialer{Timeout: 300 * time.Millisecond, LocalAddr: &net.TCPAddr{IP: net.ParseIP(leasable)}}).Dial("tcp", "8.8.8.8:25")

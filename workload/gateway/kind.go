@@ -44,9 +44,7 @@ type Config struct {
 	// Challenges answers authorities under the grid's domain; nil: nobody does.
 	Challenges Challenges
 	// Resolve finds addresses for the process, which has no name server; nil: none.
-	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
-	// Ports that the process may connect to, besides 53, 80 and 443.
-	Ports    []uint16
+	Resolve  func(ctx context.Context, host string) ([]netip.Addr, error)
 	LogBound int64         // bytes of an access log; 0 means logs.DefaultBound
 	Every    time.Duration // how often everything is looked at; 0 means 2 s
 	Drain    time.Duration // how long connections of a removed gateway may last; 0 means 35 s
@@ -107,7 +105,7 @@ func New(cfg Config) (*Kind, error) {
 		return nil, fmt.Errorf("gateways: %w", err)
 	}
 	k := &Kind{
-		cfg: cfg, public: &public{path: cfg.Netns, host: host, extra: cfg.Ports}, kick: make(chan struct{}, 1),
+		cfg: cfg, public: &public{path: cfg.Netns, host: host}, kick: make(chan struct{}, 1),
 		entries: map[workload.ID]*entry{}, stepped: make(chan struct{}), notes: rate.NewLimiter(noteRate, noteBurst),
 	}
 	k.rings.bound = cfg.LogBound

@@ -35,8 +35,6 @@ const firstTable = 1001
 type public struct {
 	path string   // where it is pinned
 	host *os.File // the node's own namespace
-	// extra are further ports that the process may connect to.
-	extra []uint16
 }
 
 // publicSettings are those of the namespace, with the card in it.
@@ -81,7 +79,7 @@ func (p *public) ensure(pool contract.Pool, addresses []netip.Addr, openings []o
 		prefixes[i] = s.prefix
 	}
 	// First the filter, then what it is for.
-	if err := firewall.Namespace(fd).Apply(tableOf(openings, prefixes, p.extra)); err != nil {
+	if err := firewall.Namespace(fd).Apply(tableOf(openings, prefixes, authorityPort(pool))); err != nil {
 		return err
 	}
 	if err := netns.Do(fd, func() error {

@@ -4,12 +4,15 @@ import (
 	"cmp"
 	"encoding/binary"
 	"net/netip"
+	"net/url"
 	"slices"
+	"strconv"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/linux/firewall"
 )
 
@@ -43,9 +46,23 @@ func (o opening) protocol() byte {
 
 func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
-// Ports that the process may begin connections to: those of authorities that
-// certify, and of name servers.
-func outgoing() []uint16 { return []uint16{53, 80, 443} }
+// authorityPort is the one port that the process may begin connections to: that of
+// the authority which certifies what ends here; 0: there is none. Hosts are looked
+// up by the daemon.
+func authorityPort(p contract.Pool) uint16 {
+	u, err := url.Parse(p.ACME)
+	if err != nil || u.Host == "" {
+		return 0
+	}
+	if u.Port() == "" {
+		return 443
+	}
+	n, err := strconv.ParseUint(u.Port(), 10, 16)
+	if err != nil {
+		return 0
+	}
+	return uint16(n)
+}
 
 // ICMP types, RFC 792; ICMPv6 types, RFC 4443 §3 and RFC 4861 §4.
 const (
@@ -68,11 +85,10 @@ func opens() firewall.Match {
 }
 
 // tableOf is the whole filter of the public namespace: in come packets to
-// openings; out go answers, and connections to a few ports of the internet or of
-// the segments; nothing is forwarded. Connections to openings are not tracked: a
-// flood of them fills no table. extra are further ports that connections may begin
-// to.
-func tableOf(openings []opening, segments []netip.Prefix, extra []uint16) firewall.Table {
+// openings; out go answers, and connections to one port, of the internet or of the
+// segments: an authority's, 0 for none. Nothing is forwarded. Connections to openings are not tracked: a
+// flood of them fills no table.
+func tableOf(openings []opening, segments []netip.Prefix, authority uint16) firewall.Table {
 	openings = slices.Clone(openings)
 	slices.SortFunc(openings, compareOpenings)
 	openings = slices.Compact(openings)
@@ -121,8 +137,8 @@ func tableOf(openings []opening, segments []netip.Prefix, extra []uint16) firewa
 	}
 	answer := append(append(slices.Clone(near), firewall.BlockClosed()...), firewall.When(firewall.Accept()))
 	var begin []firewall.Rule
-	for _, p := range append(outgoing(), extra...) {
-		begin = append(begin, firewall.When(firewall.Protocol(unix.IPPROTO_TCP), firewall.Port(p, p), firewall.Jump("answer")))
+	if authority != 0 {
+		begin = append(begin, firewall.When(firewall.Protocol(unix.IPPROTO_TCP), firewall.Port(authority, authority), firewall.Jump("answer")))
 	}
 	begin = append(begin, firewall.When(firewall.Drop()))
 	filter := func(name string, hook *nftables.ChainHook, policy nftables.ChainPolicy, rules []firewall.Rule) firewall.Chain {

@@ -33,7 +33,7 @@ func (w *world) pebble() *certstest.Authority {
 	})
 	w.await("the authority listens", func() bool {
 		return netns.Do(int(w.internet.Fd()), func() error {
-			c, err := net.Dial("tcp", "8.8.8.8:443")
+			c, err := net.Dial("tcp", "8.8.8.8:14000")
 			if err == nil {
 				c.Close()
 			}

@@ -137,7 +137,7 @@ func somePool() contract.Pool {
 	return contract.Pool{
 		MAC:    cardMAC,
 		Ranges: []contract.Range{{Prefix: "198.51.100.0/24", Router: router, First: shared, Last: "198.51.100.20"}},
-		Shared: []string{shared}, First: 20000, Last: 20999, Roots: [][]byte{},
+		Shared: []string{shared}, First: 20000, Last: 20999, ACME: "https://8.8.8.8/dir", Roots: [][]byte{},
 	}
 }
 

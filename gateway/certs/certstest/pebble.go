@@ -36,7 +36,7 @@ type Authority struct {
 
 // Ports at which it listens.
 const (
-	port       = 443
+	port       = 14000
 	management = 15000
 )
 

@@ -55,7 +55,7 @@ func TestClientsBehindNarrowLinksAreServed(t *testing.T) {
 	up(client, "c0", "203.0.113.2/24", 1500, "203.0.113.1") // it does not know
 	must(t, netns.Do(int(middle.Fd()), func() error { return netns.Set(netns.Setting{Path: "ipv4/ip_forward", Value: "1"}) }))
 	at := netip.MustParseAddr("198.51.100.10")
-	table := tableOf([]opening{{at, false, 443}}, []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}, nil)
+	table := tableOf([]opening{{at, false, 443}}, []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}, 0)
 	must(t, firewall.Namespace(int(public.Fd())).Apply(table))
 
 	const size = 64 << 10

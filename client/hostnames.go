@@ -119,10 +119,10 @@ func (c *Client) blockTime(ctx context.Context) (time.Time, error) {
 
 // NewZone begins the next statement of the grid's domain, signed by as many
 // release keys as are given.
-func (c *Client) NewZone(ctx context.Context, domain string, by ...sign.Signer) (contract.Signed, error) {
+func (c *Client) NewZone(ctx context.Context, domain string, farms []canon.Hash, by ...sign.Signer) (contract.Signed, error) {
 	rec, _, err := Get[contract.ZoneRecord](ctx, c, contract.KeyZone)
 	if err != nil {
 		return contract.Signed{}, err
 	}
-	return contract.Sign(ctx, contract.NewZone(c.Grid(), domain, rec.Sequence+1), contract.KindZone, by...)
+	return contract.Sign(ctx, contract.NewZone(c.Grid(), domain, rec.Sequence+1, farms...), contract.KindZone, by...)
 }

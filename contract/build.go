@@ -143,9 +143,12 @@ func NewPool(grid canon.Hash, p Pool) Pool {
 	return p
 }
 
-// NewZone makes the statement of the grid's domain.
-func NewZone(grid canon.Hash, domain string, sequence uint64) Zone {
-	return Zone{Header: header(grid, KindZone), Domain: domain, Sequence: sequence}
+// NewZone makes the statement of the grid's domain, for which gateways of the farms
+// answer.
+func NewZone(grid canon.Hash, domain string, sequence uint64, farms ...canon.Hash) Zone {
+	farms = append([]canon.Hash{}, farms...)
+	slices.SortFunc(farms, func(a, b canon.Hash) int { return bytes.Compare(a[:], b[:]) })
+	return Zone{Header: header(grid, KindZone), Domain: domain, Farms: slices.Compact(farms), Sequence: sequence}
 }
 
 // NewChallenge makes the answer to an authority's challenge: the caller's c with a

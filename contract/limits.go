@@ -40,6 +40,7 @@ const (
 	MaxRoot          = 3072      // bytes of one
 	MaxSegment       = 4096      // ranges of pools in one segment
 	MaxDomain        = 180       // bytes of the grid's domain
+	MaxZoneFarms     = 64        // whose gateways answer for it
 	MaxHostNames     = 256       // names that count for a group
 	MaxLeases        = 2048      // addresses, ports and hosts of a contract
 	MaxChallenges    = 32        // of a slot that have not expired

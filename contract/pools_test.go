@@ -190,6 +190,11 @@ func TestTheDomainIsTheReleaseQuorumsWord(t *testing.T) {
 		w.refused(w.sign(NewZone(w.grid, bad, 2), KindZone, "release-1", "release-2"), "zone-invalid")
 	}
 	w.refused(w.sign(NewZone(w.grid, domain, 0), KindZone, "release-1", "release-2"), "zone-invalid")
+	for _, farms := range [][]canon.Hash{{{2}, {1}}, {{1}, {1}}, make([]canon.Hash, MaxZoneFarms+1)} {
+		bad := z
+		bad.Farms = farms
+		w.refused(w.sign(bad, KindZone, "release-1", "release-2"), "zone-invalid")
+	}
 	w.ok(w.sign(z, KindZone, "release-1", "release-3"))
 	w.refused(w.sign(z, KindZone, "release-1", "release-2"), "stale-sequence")
 	w.refused(w.sign(NewZone(w.grid, "other.example", 1), KindZone, "release-1", "release-2"), "stale-sequence")

@@ -172,8 +172,11 @@ type Range struct {
 // release quorum. The newest sequence counts.
 type Zone struct {
 	Header
-	Domain   string `cbor:"domain"` // a host name, at most 180 bytes
-	Sequence uint64 `cbor:"sequence"`
+	Domain string `cbor:"domain"` // a host name, at most 180 bytes
+	// Farms are those whose gateways are the domain's name servers, sorted, each
+	// once: anybody may found a farm, but who answers for all names is appointed.
+	Farms    []canon.Hash `cbor:"farms"`
+	Sequence uint64       `cbor:"sequence"`
 }
 
 // Challenge is the answer to an authority that wants to see that a host under the

@@ -1,6 +1,7 @@
 package contract
 
 import (
+	"bytes"
 	"strings"
 
 	"github.com/zero-os/zos/canon"
@@ -19,6 +20,14 @@ func OpenZone(s Signed, grid canon.Hash, genesis Genesis) (Zone, error) {
 	}
 	if !plan.ValidHost(z.Domain) || len(z.Domain) > MaxDomain || z.Sequence < 1 {
 		return Zone{}, problem.New("zone-invalid", "zone: %.200q is no domain in lower case of at most %d bytes, or its sequence is 0", z.Domain, MaxDomain)
+	}
+	if len(z.Farms) > MaxZoneFarms {
+		return Zone{}, problem.New("zone-invalid", "zone: %d farms, at most %d are allowed", len(z.Farms), MaxZoneFarms)
+	}
+	for i := 1; i < len(z.Farms); i++ {
+		if bytes.Compare(z.Farms[i-1][:], z.Farms[i][:]) >= 0 {
+			return Zone{}, problem.New("zone-invalid", "zone: its farms are not sorted, or one stands twice")
+		}
 	}
 	return z, releaseQuorum("zone", keys, genesis)
 }

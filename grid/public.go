@@ -146,7 +146,7 @@ func (f *founding) openToThePublic(ctx context.Context, d dir, c *client.Client,
 		}
 		signers = append(signers, s)
 	}
-	zone, err := c.NewZone(ctx, zoneOf, signers...)
+	zone, err := c.NewZone(ctx, zoneOf, []canon.Hash{f.farm}, signers...)
 	if err == nil {
 		err = c.Submit(ctx, zone)
 	}

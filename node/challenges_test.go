@@ -76,7 +76,7 @@ func route(host, mode string) plan.Route {
 func ending(t *testing.T) (g *grid, id canon.Hash, key sign.Signer) {
 	t.Helper()
 	g = newGrid(t)
-	g.apply(contract.NewZone(g.id, gridDomain, 1), contract.KindZone, g.keeper)
+	g.apply(contract.NewZone(g.id, gridDomain, 1, g.farm.ID()), contract.KindZone, g.keeper)
 	g.pool(1, someRange())
 	key = g.signer()
 	g.bind(1, key)

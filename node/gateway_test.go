@@ -137,7 +137,7 @@ func (g *grid) refresh(f *gatewayFacts, cases ...gatewayCase) error {
 
 func TestAGatewayServesWhatTheFarmAndTheLedgerGiveIt(t *testing.T) {
 	g := newGrid(t)
-	g.apply(contract.NewZone(g.id, gridDomain, 1), contract.KindZone, g.keeper)
+	g.apply(contract.NewZone(g.id, gridDomain, 1, g.farm.ID()), contract.KindZone, g.keeper)
 	c, gw := g.gateway("shop."+gridDomain, "nobody."+gridDomain, gridDomain, "own.example")
 	f := g.facts("")
 	if _, known := f.Pool(); known {
@@ -188,7 +188,7 @@ func TestAGatewayServesWhatTheFarmAndTheLedgerGiveIt(t *testing.T) {
 // A ledger that forges a record makes no node serve a name.
 func TestAForgedNameIsNotServed(t *testing.T) {
 	g := newGrid(t)
-	g.apply(contract.NewZone(g.id, gridDomain, 1), contract.KindZone, g.keeper)
+	g.apply(contract.NewZone(g.id, gridDomain, 1, g.farm.ID()), contract.KindZone, g.keeper)
 	g.pool(1, someRange())
 	g.name(contract.ActionReserve, "shop", g.now+1000)
 	c, gw := g.gateway("bank." + gridDomain)
@@ -245,7 +245,7 @@ func TestAnOldPoolIsNotTakenAndTheNewestIsKept(t *testing.T) {
 
 func TestTheZoneIsWhatTheLedgerPublishes(t *testing.T) {
 	g := newGrid(t)
-	g.apply(contract.NewZone(g.id, gridDomain, 1), contract.KindZone, g.keeper)
+	g.apply(contract.NewZone(g.id, gridDomain, 1, g.farm.ID()), contract.KindZone, g.keeper)
 	g.pool(1, someRange())
 	g.name(contract.ActionReserve, "shop", g.now+1000)
 	g.name(contract.ActionReserve, "idle", g.now+1000)
@@ -256,6 +256,15 @@ func TestTheZoneIsWhatTheLedgerPublishes(t *testing.T) {
 	z := f.Zone()
 	if z == nil || z.Domain != gridDomain || len(z.NS) != 1 || z.NS[0].Name != "ns1."+gridDomain || len(z.Names) != 0 {
 		t.Fatalf("zone %+v", z)
+	}
+	// A farm that nobody appointed answers for nothing, though it has a gateway.
+	g.apply(contract.NewZone(g.id, gridDomain, 2, canon.Sum([]byte("another farm"))), contract.KindZone, g.keeper)
+	later := g.facts("")
+	if err := g.refresh(later); err != nil {
+		t.Fatal(err)
+	}
+	if z := later.Zone(); z != nil && len(z.NS) != 0 {
+		t.Errorf("name servers %+v", z.NS)
 	}
 }
 

@@ -38,9 +38,10 @@ func readNames(ctx context.Context, l ledgerLists, z contract.Zone, now uint64, 
 		if canon.Unmarshal(kv.Value, &rec) != nil {
 			continue
 		}
-		// Whose farm it is does not matter here: it was taken into the ledger.
+		// Anybody can found a farm and give it a pool: who answers for the domain is
+		// what the release quorum says.
 		p, _, _, err := contract.Open[contract.Pool](rec.Signed, contract.KindPool, grid)
-		if err != nil || len(p.Ranges) == 0 || len(p.Shared) == 0 {
+		if err != nil || len(p.Ranges) == 0 || len(p.Shared) == 0 || !slices.Contains(z.Farms, p.Farm) {
 			continue
 		}
 		out.NS = append(out.NS, control.ZoneName{Name: fmt.Sprintf("ns%d.%s", len(out.NS)+1, z.Domain), Addrs: bounded(p.Shared)})

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/zero-os/zos/boot"
+	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/client"
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/problem"
@@ -42,21 +43,33 @@ func (a *app) zoneCommand() *cobra.Command {
 
 func (a *app) zoneSetCommand() *cobra.Command {
 	var file string
+	var farms []string
 	cmd := &cobra.Command{
 		Use:   "set DOMAIN",
 		Short: "Set the grid's domain, with the grid's release keys",
 		Long: `Set the grid's domain, with all release keys that are at hand. If they are too few, the
 statement goes to a file, to which others add their signatures. Names stay reserved:
-they are under the new domain then. The domain's own name servers have to delegate it
-to the grid's gateways.`,
-		Example: "  zos zone set grid.example\n  zos zone set grid.example --file zone.cbor --as release-1\n  zos zone sign zone.cbor --as release-2",
+they are under the new domain then. Gateways of the farms answer for it; the servers of
+the domain above have to delegate it to them.`,
+		Example: "  zos zone set grid.example --farm home\n  zos zone set grid.example --farm home --file zone.cbor --as release-1\n  zos zone sign zone.cbor --as release-2",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withClient(cmd.Context(), func(ctx context.Context, c *client.Client) error {
 				if file != "" && exists(file) {
 					return problem.New("already-exists", "%s is there already", file).WithFix("to add a signature to it: zos zone sign %s", file)
 				}
-				s, err := c.NewZone(ctx, args[0])
+				ids := []canon.Hash{}
+				for _, ref := range farms {
+					id, err := c.FarmID(ctx, ref)
+					if err != nil {
+						return err
+					}
+					ids = append(ids, id)
+				}
+				if len(ids) == 0 {
+					a.progress("no farm is named: nobody will answer for %s", args[0])
+				}
+				s, err := c.NewZone(ctx, args[0], ids)
 				if err != nil {
 					return err
 				}
@@ -64,6 +77,7 @@ to the grid's gateways.`,
 			})
 		},
 	}
+	cmd.Flags().StringArrayVar(&farms, "farm", nil, "farm whose gateways are the domain's name servers; may be given again")
 	cmd.Flags().StringVar(&file, "file", "", "where it goes if others have to sign it too")
 	return cmd
 }

@@ -36,7 +36,8 @@ func TestGateway(t *testing.T) {
 	for _, label := range []string{"shop", "www"} {
 		w.reserve(label)
 	}
-	id := w.deploy(placed(string(examples.Shop), map[string]string{"db": "node-2", "web": "node-1", "www": "node-3"}))
+	text := placed(string(examples.Shop), map[string]string{"db": "node-2", "web": "node-1", "www": "node-3"})
+	id := w.deploy(enteredBy(text, "node-1"))
 	for _, name := range []string{"db", "web", "www"} {
 		w.running(id, name, actTime)
 	}
@@ -104,6 +105,7 @@ func TestGateway(t *testing.T) {
 			return strings.Contains(out, "a lamp of glass"), fmt.Sprint(out, err), nil
 		})
 		t.Logf("the database answers the laptop %v after wg-quick", time.Since(began).Round(time.Millisecond))
+		memberFindsMore(w, laptop, "zos-back", id)
 		if out, err := redis(t.Context(), outside, db, "GET item"); err == nil {
 			t.Errorf("the public reaches the database: %q", out)
 		}
@@ -132,6 +134,7 @@ func TestGateway(t *testing.T) {
 		for _, name := range []string{"db", "web"} {
 			w.running(id, name, actTime)
 		}
+		t.Run("WhoTakesItOverFindsNothingMore", func(t *testing.T) { takeover(w.with(t), l, id, text) })
 		w.g.machines[2].powerOn()
 		w.rebooted(3, before)
 		w.page(outside, page, "https://shop.zos.test/", "--insecure")
@@ -144,6 +147,11 @@ func placed(text string, nodes map[string]string) string {
 		text = strings.Replace(text, "  - name: "+name+"\n    kind:", "  - name: "+name+"\n    node: "+node+"\n    kind:", 1)
 	}
 	return text
+}
+
+// enteredBy lets people's devices enter the shop's network by a node.
+func enteredBy(text, node string) string {
+	return strings.Replace(text, "        join: back", "        join: back\n        entry: "+node, 1)
 }
 
 // resolve asks the grid's own DNS server.

@@ -4,7 +4,8 @@
 //
 // A program that uses it calls Main first of all, because the processes are the
 // program itself, started again. Who is who needs no ledger: the keys of slot
-// number i are derived from i, in every process alike.
+// number i are derived from i, in every process alike. A node with an Identity is one
+// of a grid that exists, with the real keys of one of its slots.
 //
-// It is for tests and measures. Nothing here is secret.
+// It is for tests and measures. Nothing here is secret but such an identity.
 package netnode

@@ -28,6 +28,54 @@ func Slot(i int) canon.Hash {
 	return canon.Sum(append([]byte("slot"), b[:]...))
 }
 
+// Identity is who a node is in a grid that exists: its place, its keys, and what that
+// grid's ledger says of the other slots.
+type Identity struct {
+	Grid, Slot       canon.Hash
+	Epoch            uint64
+	Signing, Sealing [32]byte // seeds
+	Bindings         map[canon.Hash]bus.Binding
+}
+
+// Slot is the slot of a node.
+func (c Config) Slot() canon.Hash {
+	if c.Identity != nil {
+		return c.Identity.Slot
+	}
+	return Slot(c.Number)
+}
+
+// who is a node's place and keys, and how it reads those of others.
+type who struct {
+	grid, slot canon.Hash
+	epoch      uint64
+	signer     sign.Signer
+	sealing    *seal.PrivateKey
+	bound      bus.Bound
+}
+
+func (c Config) who() (w who, err error) {
+	id := c.Identity
+	if id == nil {
+		w = who{grid: Grid, slot: Slot(c.Number), epoch: epoch, signer: signer(c.Number), bound: bound}
+		if _, err := ledger(); err != nil { // now, not when somebody waits
+			return w, err
+		}
+		w.sealing, err = sealing(c.Number)
+		return w, err
+	}
+	w = who{grid: id.Grid, slot: id.Slot, epoch: id.Epoch, signer: sign.FromSeed(id.Signing)}
+	w.bound = func(_ context.Context, slot canon.Hash) (bus.Binding, error) {
+		b, ok := id.Bindings[slot]
+		if !ok {
+			return b, problem.New("slot-unknown", "nothing was said of slot %s", slot.Short())
+		}
+		return b, nil
+	}
+	w.sealing, err = seal.KeyFromSeed(id.Sealing)
+	return w, err
+}
+
 func seed(kind byte, i int) (s [32]byte) {
 	s[0] = kind
 	binary.BigEndian.PutUint64(s[24:], uint64(i)+1)

@@ -30,7 +30,7 @@ import (
 
 // Config is what a node is.
 type Config struct {
-	Number    int      // of its slot
+	Number    int      // of its slot, unless it has an Identity
 	Servers   []string // URLs of rendezvous servers
 	Relays    []string // URLs for packets only, none: Servers
 	RelayOnly bool
@@ -41,6 +41,8 @@ type Config struct {
 	// Run is a directory for the kind's namespaces; "": none, only Ensure of
 	// topologies works.
 	Run string
+	// Identity makes it a node of a grid that exists, nil: of the laboratory's own.
+	Identity *Identity
 	// NoFirewall leaves the host's filter away.
 	NoFirewall bool
 }
@@ -59,10 +61,13 @@ type nodeProcess struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 	conn   *bus.Conn
+	peers  *bus.Peers
 	client *rendezvous.Client
 	host   *wireguard.Host
 	agent  *agent.Agent
 	kind   *worknet.Kind
+	who    who
+	people *bus.Conn // opened when a call is made as a person
 
 	routers map[canon.Hash]*os.File
 	failed  chan error
@@ -89,18 +94,15 @@ func newNodeProcess(ctx context.Context, cfg Config, log *slog.Logger) (process,
 }
 
 func (n *nodeProcess) start(ctx context.Context, log *slog.Logger) (err error) {
-	cfg, slot, key := n.cfg, Slot(n.cfg.Number), signer(n.cfg.Number)
+	cfg := n.cfg
+	if n.who, err = cfg.who(); err != nil {
+		return err
+	}
+	grid, slot, epoch, key, bound := n.who.grid, n.who.slot, n.who.epoch, n.who.signer, n.who.bound
 	if !cfg.NoFirewall {
 		if err := (firewall.Host{}).Apply(); err != nil {
 			return err
 		}
-	}
-	sealing, err := sealing(cfg.Number)
-	if err != nil {
-		return err
-	}
-	if _, err := ledger(); err != nil { // now, not when somebody waits
-		return err
 	}
 	if n.host, err = wireguard.OpenHost(0, log); err != nil {
 		return err
@@ -109,7 +111,7 @@ func (n *nodeProcess) start(ctx context.Context, log *slog.Logger) (err error) {
 		return err
 	}
 	peers, err := bus.NewPeers(bus.PeersConfig{
-		Conn: n.conn, Grid: Grid, Slot: slot, Epoch: epoch, Signer: key, Sealing: sealing, Bound: bound, Logger: log,
+		Conn: n.conn, Grid: grid, Slot: slot, Epoch: epoch, Signer: key, Sealing: n.who.sealing, Bound: bound, Logger: log,
 	})
 	if err != nil {
 		return err
@@ -121,7 +123,7 @@ func (n *nodeProcess) start(ctx context.Context, log *slog.Logger) (err error) {
 	// The client calls the agent, which needs the client.
 	ready := make(chan struct{})
 	n.client, err = rendezvous.Connect(rendezvous.ClientConfig{
-		URLs: relays, Grid: Grid, Slot: slot, Epoch: epoch, Signer: key, RelayOnly: cfg.RelayOnly,
+		URLs: relays, Grid: grid, Slot: slot, Epoch: epoch, Signer: key, RelayOnly: cfg.RelayOnly,
 		OnPacket:   func(from canon.Hash, packet []byte) { <-ready; n.agent.Relayed(from, packet) },
 		OnObserved: func(token [16]byte, addr netip.AddrPort) { <-ready; n.agent.Observed(token, addr) },
 		OnChange:   func() { <-ready; n.agent.RelayChanged() },
@@ -132,7 +134,7 @@ func (n *nodeProcess) start(ctx context.Context, log *slog.Logger) (err error) {
 		return err
 	}
 	n.agent, err = agent.New(agent.Config{
-		Grid: Grid, Slot: slot, Epoch: epoch, Signer: key,
+		Grid: grid, Slot: slot, Epoch: epoch, Signer: key,
 		Bound: func(ctx context.Context, slot canon.Hash) (agent.Identity, error) {
 			b, err := bound(ctx, slot)
 			return agent.Identity{Epoch: b.Epoch, Key: b.SigningKey}, err
@@ -144,6 +146,7 @@ func (n *nodeProcess) start(ctx context.Context, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	n.peers = peers
 	n.work.Go(func() { n.failed <- peers.Run(ctx) })
 	n.work.Go(func() { n.failed <- n.agent.Run(ctx) })
 	if cfg.Run != "" {
@@ -178,8 +181,10 @@ func (n *nodeProcess) close() error {
 	if n.client != nil {
 		n.client.Close()
 	}
-	if n.conn != nil {
-		n.conn.Close()
+	for _, c := range []*bus.Conn{n.conn, n.people} {
+		if c != nil {
+			c.Close()
+		}
 	}
 	if n.host != nil {
 		errs = append(errs, n.host.Close())
@@ -224,6 +229,8 @@ func (n *nodeProcess) do(ctx context.Context, op string, raw json.RawMessage) (a
 		return with(raw, func(id workload.ID) (any, error) { return nil, n.kind.Detach(ctx, id) })
 	case "await":
 		return with(raw, func(a awaitArgs) (any, error) { return n.await(ctx, a) })
+	case "call":
+		return with(raw, func(calls []Call) (any, error) { return n.call(ctx, calls) })
 	case "status":
 		return with(raw, n.status)
 	}

@@ -237,7 +237,7 @@ func (c *child) must(op string, args, result any) {
 func (n *Node) Router(t network.Topology) *netlab.Host {
 	n.tb.Helper()
 	var fd int
-	t.Self = Slot(n.Config.Number)
+	t.Self = n.Config.Slot()
 	n.must("router", t, &fd)
 	return n.Host.Lab().Enter(n.name+" "+t.Name, fmt.Sprintf("/proc/%d/fd/%d", n.PID(), fd))
 }
@@ -245,7 +245,7 @@ func (n *Node) Router(t network.Topology) *netlab.Host {
 // Ensure makes the node carry the topology, in the namespace that Router makes.
 func (n *Node) Ensure(t network.Topology) {
 	n.tb.Helper()
-	t.Self = Slot(n.Config.Number)
+	t.Self = n.Config.Slot()
 	n.must("ensure", t, nil)
 }
 

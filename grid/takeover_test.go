@@ -398,8 +398,12 @@ func (w *world) refusesCalls(taker *netnode.Node, t target, id canon.Hash) {
 			case want == "":
 				want = "unknown-method"
 			}
+			within := time.Minute
+			if want == "node-silent" {
+				within = silence
+			}
 			wants = append(wants, want)
-			calls = append(calls, netnode.Call{Slot: slot, Method: method, Body: body, Within: 20 * time.Second})
+			calls = append(calls, netnode.Call{Slot: slot, Method: method, Body: body, Within: within})
 		}
 	}
 	for i, o := range taker.Call(calls...) {
@@ -409,9 +413,13 @@ func (w *world) refusesCalls(taker *netnode.Node, t target, id canon.Hash) {
 	}
 	calls = nil
 	for _, method := range people {
+		within := time.Minute
+		if method == bus.MethodRenew {
+			within = silence
+		}
 		for slot := range known {
 			for _, about := range []canon.Hash{id, {}} {
-				calls = append(calls, netnode.Call{Slot: slot, Method: method, AsPerson: true, Contract: about, Within: 20 * time.Second})
+				calls = append(calls, netnode.Call{Slot: slot, Method: method, AsPerson: true, Contract: about, Within: within})
 			}
 		}
 	}
@@ -425,6 +433,9 @@ func (w *world) refusesCalls(taker *netnode.Node, t target, id canon.Hash) {
 		}
 	}
 }
+
+// silence is how long he waits for an answer that nobody owes him.
+const silence = 5 * time.Second
 
 // methodGatewayStore is package node's.
 const methodGatewayStore = "gateway.store"

@@ -125,7 +125,9 @@ func (s *scanner) scan(from [2]netip.Addr, canaries [2]netip.AddrPort, probes []
 	}
 	out := make([]string, 0, len(s.found))
 	for f := range s.found {
-		if at, talks := strings.CutSuffix(f, " talks"); !talks || !s.found[at+" open"] {
+		// A port that is open also says other things, as that it was left.
+		at := f[:strings.LastIndexByte(f, ' ')]
+		if !s.found[at+" open"] || f == at+" open" {
 			out = append(out, f)
 		}
 	}

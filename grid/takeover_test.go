@@ -270,30 +270,35 @@ func takeover(w *world, l *laboratory, id canon.Hash, text string) {
 			w.Errorf("%s: found %q, want what is published alone: %q", what, found, published)
 		}
 	}
-	all, spoofed := t.probes(t.gate), append(t.spoofed(), probe{t.gate[0], t.web[0], tcp, 8080}, probe{t.gate[1], t.web[1], tcp, 8080})
+	second := []probe{{t.gate[0], t.web[0], tcp, 8080}, {t.gate[1], t.web[1], tcp, 8080}} // the other port that is published
+	all, spoofed := t.probes(t.gate), append(t.spoofed(), second...)
 	page, both := t.nodes[t.one], append(slices.Clone(t.nodes[t.one]), t.nodes[t.two]...)
 	only("as the gateway", all, page...)
 	only("from every address of the gateway's node", spoofed, page...)
 
-	// What he can't send to the database's node he sends through the page's.
+	netnode.Until(w.T, "he has asked the database's node for keys in vain", func() bool { return peerOf(taker, t, t.two).Code != "" })
+	w.stranger(taker, t, t.two)
+
+	// What he can't send to the database's node he sends through the page's. Only that
+	// goes otherwise than before, here and below.
+	others := func(probes []probe) []probe {
+		return append(slices.DeleteFunc(slices.Clone(probes), func(p probe) bool {
+			return !t.nodes[t.two][0].Contains(p.dst) && !t.nodes[t.two][1].Contains(p.dst)
+		}), second...)
+	}
 	through := t.topology
 	through.Nodes = []network.Node{{Slot: t.one, Prefixes: both}, {Slot: t.three, Prefixes: t.self}}
 	slices.SortFunc(through.Nodes, func(a, b network.Node) int { return bytes.Compare(a.Slot[:], b.Slot[:]) })
 	taker.Ensure(through)
 	w.meets(taker, t, t.one)
-	only("as the gateway, all of it to the page's node", all, both...)
-	only("from every address of the gateway's node, all of it to the page's node", spoofed, both...)
+	only("as the gateway, all of it to the page's node", others(all), both...)
+	only("from every address of the gateway's node, all of it to the page's node", others(spoofed), both...)
 	taker.Ensure(t.topology)
 	w.meets(taker, t, t.one)
 
 	w.refusesCalls(taker, t, id)
 
-	// A node that carries nothing for him has told him nothing, all this time.
-	for _, p := range taker.Status(t.topology.ID).Networks[0].Peers {
-		if p.Slot == t.two && (!p.Handshake.IsZero() || p.NewestEpoch != 0 || p.KeyEpoch != 0 || p.Received != 0 || p.Path != "" || p.Code == "") {
-			w.Errorf("the database's node is no backend, but exchanged keys with him: %+v", p)
-		}
-	}
+	w.stranger(taker, t, t.two)
 
 	// People's devices enter by the database's node from now on, so he has its keys:
 	// what he can send arrives at its router, and is answered no more than before.
@@ -301,8 +306,8 @@ func takeover(w *world, l *laboratory, id canon.Hash, text string) {
 		w.Fatalf("the update is another contract")
 	}
 	w.meets(taker, t, t.two)
-	only("as the gateway, when devices enter at the database's node", all, both...)
-	only("from every address of the gateway's node, when devices enter at the database's node", spoofed, both...)
+	only("as the gateway, when devices enter at the database's node", others(all), both...)
+	only("from every address of the gateway's node, when devices enter at the database's node", others(spoofed), both...)
 	if p := peerOf(taker, t, t.two); p.Sent == 0 || p.Handshake.IsZero() {
 		w.Errorf("nothing was sent to the database's node: %+v", p)
 	}
@@ -348,6 +353,14 @@ func peerOf(n *netnode.Node, t target, slot canon.Hash) agent.PeerStatus {
 func (w *world) meets(n *netnode.Node, t target, slot canon.Hash) {
 	w.Helper()
 	netnode.Until(w.T, "the node and he have shaken hands", func() bool { return !peerOf(n, t, slot).Handshake.IsZero() })
+}
+
+// stranger makes sure that the node in a slot has told him nothing.
+func (w *world) stranger(n *netnode.Node, t target, slot canon.Hash) {
+	w.Helper()
+	if p := peerOf(n, t, slot); p.Slot != slot || !p.Handshake.IsZero() || p.NewestEpoch != 0 || p.KeyEpoch != 0 || p.Received != 0 || p.Path != "" {
+		w.Errorf("a node that carries nothing for him exchanged keys with him: %+v", p)
+	}
 }
 
 // storeMessage is a well-formed question of one gateway to another (workload/gateway).

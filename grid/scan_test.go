@@ -45,6 +45,7 @@ type scanner struct {
 	next    uint16 // port from which the next canary comes
 	sent    uint16
 	waiting map[netip.AddrPort]bool // for whom an answer has come, of those a canary waits for
+	pace    func()                  // if not nil: waits until what was sent has arrived
 }
 
 // newScanner scans through the interfaces whose names begin so.
@@ -105,6 +106,9 @@ func (s *scanner) addresses(link string) (out [2]netip.Addr) {
 // any queue on the way holds.
 const canaryEvery = 48
 
+// paceEvery is after how many packets it waits for those that no canary goes with.
+const paceEvery = 240
+
 // scan sends the probes and returns what was found: all that has come meanwhile.
 // Again and again, and at the end, it waits until the canaries, which are known to
 // listen, answer the address of from: what was sent before has then arrived, or been
@@ -117,6 +121,9 @@ func (s *scanner) scan(from [2]netip.Addr, canaries [2]netip.AddrPort, probes []
 		s.send(p, uint16(40_000+i%20_000))
 		if i%canaryEvery == canaryEvery-1 {
 			s.sing(from, canaries)
+		}
+		if i%paceEvery == paceEvery-1 && s.pace != nil {
+			s.pace()
 		}
 	}
 	// What a busy machine answers late comes before this.

@@ -163,11 +163,16 @@ func TestTwoWorkloadsDoNotShareTheSameRoom(t *testing.T) {
 
 // TestExamplesCanBePlanned on the nodes of these tests, whatever their images.
 func TestExamplesCanBePlanned(t *testing.T) {
-	files, err := filepath.Glob("../examples/*.yaml")
-	if err != nil || len(files) < 2 {
-		t.Fatalf("found %v, %v", files, err)
+	var files []string
+	for _, pattern := range []string{"../examples/*.yaml", "../examples/*/*.yaml"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil || len(found) == 0 {
+			t.Fatalf("found %v, %v", found, err)
+		}
+		files = append(files, found...)
 	}
-	f := facts()
+	f := publicFacts()
+	f.Name = func(string) (string, bool, bool) { return "demo", true, true }
 	image := f.Image
 	f.Image = func(ctx context.Context, _ string) (Image, error) { return image(ctx, "red/web:1") }
 	for i := range f.Nodes {

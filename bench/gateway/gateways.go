@@ -30,7 +30,7 @@ type visits struct {
 // Times of a visitor.
 const (
 	visitors    = 8
-	visitFor    = 7 * time.Second
+	visitFor    = 4 * time.Second
 	visitBefore = time.Second            // all is well
 	visitPause  = 5 * time.Millisecond   // between requests
 	nextAddress = 250 * time.Millisecond // RFC 8305 §5, the delay that it recommends

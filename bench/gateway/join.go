@@ -69,26 +69,27 @@ func (b *bench) join() error {
 		return err
 	}
 	defer gate.stop()
-	var all []float64
+	all := map[string][]float64{}
+	most := map[string]float64{}
 	for range 2 * b.turns {
-		p, err := roleIn(spaces["laptop"], "join", string(text))
-		if err != nil {
-			return err
+		for _, way := range []string{"packet", "connection"} {
+			p, err := roleIn(spaces["laptop"], "join", string(text), way)
+			if err != nil {
+				return err
+			}
+			var seconds float64
+			err = p.ask("go", &seconds)
+			p.stop()
+			if err != nil {
+				return fmt.Errorf("join: %w", err)
+			}
+			all[way] = append(all[way], seconds)
+			most[way] = max(most[way], seconds)
 		}
-		var seconds float64
-		err = p.ask("go", &seconds)
-		p.stop()
-		if err != nil {
-			return fmt.Errorf("join: %w", err)
-		}
-		all = append(all, seconds)
 	}
-	most := 0.0
-	for _, s := range all {
-		most = max(most, s)
-	}
-	b.add("zos net join, from the node's answer to the first packet back out of the network", fmt.Sprintf("median %.0f ms, most %.0f ms of %d", median(all)*1e3, most*1e3, len(all)),
-		"≤ 3000 ms", most <= 3)
+	b.add("zos net join, from the node's answer to the first packet back out of the network",
+		fmt.Sprintf("median %.0f ms, most %.0f ms of %d; a TCP connection begun at once median %.0f ms, most %.0f ms", median(all["packet"])*1e3, most["packet"]*1e3, len(all["packet"]),
+			median(all["connection"])*1e3, most["connection"]*1e3), "≤ 3000 ms", max(most["packet"], most["connection"]) <= 3)
 	return nil
 }
 
@@ -151,6 +152,20 @@ func playEntry(args []string) error {
 	if err := address("entry", "10.20.2.1/16"); err != nil {
 		return err
 	}
+	echo, err := net.ListenPacket("udp", databaseAt)
+	if err != nil {
+		return err
+	}
+	go func() {
+		b := make([]byte, 2048)
+		for {
+			n, from, err := echo.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			_, _ = echo.WriteTo(b[:n], from)
+		}
+	}()
 	l, err := net.Listen("tcp", databaseAt)
 	if err != nil {
 		return err
@@ -170,7 +185,7 @@ func playEntry(args []string) error {
 }
 
 // joinOnce brings this machine into the network of a CONFIGURATION, and returns the
-// seconds until the database has answered.
+// seconds until something came back out of it: a "packet" or a "connection".
 func joinOnce(args []string) (any, error) {
 	var c device.Config
 	if err := json.Unmarshal([]byte(args[0]), &c); err != nil {
@@ -192,22 +207,40 @@ func joinOnce(args []string) (any, error) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- link.Run(ctx, nil) }()
-	took, err := firstPacket(ctx, began)
+	first := firstPacket
+	if args[1] == "connection" {
+		first = firstConnection
+	}
+	err = first(ctx)
+	took := time.Since(began)
 	cancel()
 	return took.Seconds(), errors.Join(err, <-ended, link.Close())
 }
 
-func firstPacket(ctx context.Context, began time.Time) (time.Duration, error) {
-	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", databaseAt)
+// firstPacket sends a packet every 10 ms until one is back.
+func firstPacket(ctx context.Context) error {
+	c, err := net.Dial("udp", databaseAt)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer c.Close()
-	took := time.Since(began)
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
-	if _, err := c.Write([]byte("hello")); err != nil {
-		return 0, err
+	for b := []byte("hello"); ctx.Err() == nil; {
+		if _, err := c.Write(b); err != nil {
+			return err
+		}
+		_ = c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+		if _, err := c.Read(b); err == nil {
+			return nil
+		}
 	}
-	_, err = io.ReadFull(c, make([]byte, 5))
-	return took, err
+	return ctx.Err()
+}
+
+// firstConnection makes a connection, as a program does that was started at once.
+func firstConnection(ctx context.Context) error {
+	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", databaseAt)
+	if err != nil {
+		return err
+	}
+	return c.Close()
 }

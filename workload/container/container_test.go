@@ -19,7 +19,7 @@ import (
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/workload"
-	"github.com/zero-os/zos/workload/container/shim"
+	"github.com/zero-os/zos/workload/shim"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")

@@ -12,7 +12,7 @@ import (
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/workload"
-	"github.com/zero-os/zos/workload/container/shim"
+	"github.com/zero-os/zos/workload/shim"
 )
 
 // settle is how long Ensure waits for a fresh shim to tell how the first start

@@ -29,8 +29,8 @@ import (
 	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/supervise"
 	"github.com/zero-os/zos/workload"
-	"github.com/zero-os/zos/workload/container/shim"
 	"github.com/zero-os/zos/workload/logs"
+	"github.com/zero-os/zos/workload/shim"
 )
 
 const (

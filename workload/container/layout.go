@@ -8,7 +8,7 @@ import (
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/linux/cgroup"
 	"github.com/zero-os/zos/workload"
-	"github.com/zero-os/zos/workload/container/shim"
+	"github.com/zero-os/zos/workload/shim"
 )
 
 // place is where everything of one workload lies.

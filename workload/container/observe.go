@@ -8,7 +8,7 @@ import (
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/linux/cgroup"
 	"github.com/zero-os/zos/workload"
-	"github.com/zero-os/zos/workload/container/shim"
+	"github.com/zero-os/zos/workload/shim"
 )
 
 // steady is how long a container that was started again must run before it counts

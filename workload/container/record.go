@@ -11,7 +11,7 @@ import (
 
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/workload"
-	"github.com/zero-os/zos/workload/container/shim"
+	"github.com/zero-os/zos/workload/shim"
 )
 
 const recordFile = "container.json"

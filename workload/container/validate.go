@@ -9,7 +9,7 @@ import (
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/workload"
-	"github.com/zero-os/zos/workload/container/shim"
+	"github.com/zero-os/zos/workload/shim"
 )
 
 // Limits of a plan, beyond what runc or the kernel would refuse less clearly.

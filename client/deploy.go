@@ -176,7 +176,7 @@ func (c *Client) ProposeCancel(ctx context.Context, id canon.Hash, by sign.Signe
 		return canon.Hash{}, problem.New("contract-cancelled", "contract %s is cancelled already", old.Name).
 			WithFix("nothing is left to do")
 	}
-	empty, err := canon.Marshal(plan.Plan{V: plan.Version, Group: old.Group, Name: old.Name})
+	empty, err := canon.Marshal(plan.Plan{V: plan.Version, Update: plan.DefaultUpdate(), Group: old.Group, Name: old.Name})
 	if err != nil {
 		return canon.Hash{}, fmt.Errorf("encode the empty plan: %w", err)
 	}

@@ -34,12 +34,12 @@ func must[T any](t *testing.T, v T, err error) T {
 // and a gateway on the first that lets devices in by the given slots.
 func published(t *testing.T, entries ...canon.Hash) plan.Plan {
 	t.Helper()
-	p := plan.Plan{V: plan.Version, Group: canon.Hash{0: 9}, Name: "shop", Networks: []plan.Network{{Name: "front", IPv4: "10.20.0.0/16", IPv6: "fd3a:91c7:5e02::/48",
+	p := plan.Plan{V: plan.Version, Update: plan.DefaultUpdate(), Group: canon.Hash{0: 9}, Name: "shop", Networks: []plan.Network{{Name: "front", IPv4: "10.20.0.0/16", IPv6: "fd3a:91c7:5e02::/48",
 		Nodes: []plan.NetworkNode{
 			{Slot: slotA, IPv4: "10.20.1.0/24", IPv6: "fd3a:91c7:5e02:1401::/64"},
 			{Slot: slotB, IPv4: "10.20.2.0/24", IPv6: "fd3a:91c7:5e02:1402::/64"},
 		}}}}
-	db := plan.Container{V: plan.Version, Flist: canon.Hash{0: 3}, Args: []string{"/db"}, WorkDir: "/", Restart: plan.RestartAlways, NoNewPrivs: true,
+	db := plan.Container{V: plan.Version, Flist: canon.Hash{0: 3}, Args: []string{"/db"}, WorkDir: "/", Isolation: plan.IsolationNamespace, Life: plan.DefaultLife(), NoNewPrivs: true,
 		Networks: []plan.Attachment{{Network: "front", IPv4: "10.20.2.2", IPv6: "fd3a:91c7:5e02:1402::2", Egress: plan.EgressNone, Allow: []plan.Rule{{Protocol: "tcp", First: 5432, Last: 5432}}}}}
 	p.Workloads = append(p.Workloads, plan.Workload{Name: "db", Kind: plan.KindContainer, Slot: slotB, Resources: plan.GatewayResources(), Config: must2(db.Encode())})
 	g := plan.Gateway{V: plan.Version, Addresses: []string{"198.51.100.10", "2001:db8::10"}, Networks: []plan.Attachment{{Network: "front", IPv4: "10.20.1.2", IPv6: "fd3a:91c7:5e02:1401::2", Egress: plan.EgressNone}}}

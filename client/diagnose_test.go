@@ -28,7 +28,7 @@ func shop(t *testing.T) Facts {
 	attach := func(host int, open bool, allow ...plan.Rule) plan.Attachment {
 		return plan.Attachment{Network: "front", IPv4: fmt.Sprintf("10.20.1.%d", host), IPv6: fmt.Sprintf("fd00::1:%d", host), Open: open, Allow: allow, Egress: plan.EgressNone}
 	}
-	p := &plan.Plan{V: plan.Version, Group: canon.Sum([]byte("demo")), Name: "shop", Networks: []plan.Network{{Name: "front", IPv4: "10.20.0.0/16", IPv6: "fd00::/48",
+	p := &plan.Plan{V: plan.Version, Update: plan.DefaultUpdate(), Group: canon.Sum([]byte("demo")), Name: "shop", Networks: []plan.Network{{Name: "front", IPv4: "10.20.0.0/16", IPv6: "fd00::/48",
 		Nodes: []plan.NetworkNode{{Slot: slot1, IPv4: "10.20.1.0/24", IPv6: "fd00:0:0:1::/64"}, {Slot: slot2, IPv4: "10.20.2.0/24", IPv6: "fd00:0:0:2::/64"}}}}}
 	rules := []plan.Rule{{Protocol: plan.ProtocolTCP, First: 5432, Last: 5433, Peers: []string{"web"}}, {Protocol: plan.ProtocolICMP}}
 	f := Facts{Contract: "demo/shop", Standing: true, Plan: p, Workloads: map[string]Workload{}, Views: map[canon.Hash]View{}, Names: Names{slot1: "node-1", slot2: "node-2"}}
@@ -37,7 +37,7 @@ func shop(t *testing.T) Facts {
 		slot canon.Hash
 		nets []plan.Attachment
 	}{{"db", slot2, []plan.Attachment{attach(3, false, rules...)}}, {"job", slot1, []plan.Attachment{attach(4, true)}}, {"lone", slot1, nil}, {"web", slot1, []plan.Attachment{attach(2, true)}}} {
-		c := plan.Container{V: plan.Version, Flist: canon.Sum([]byte("x")), Args: []string{"/x"}, WorkDir: "/", Restart: plan.RestartAlways, Networks: w.nets}
+		c := plan.Container{V: plan.Version, Flist: canon.Sum([]byte("x")), Args: []string{"/x"}, WorkDir: "/", Isolation: plan.IsolationNamespace, Life: plan.DefaultLife(), Networks: w.nets}
 		b, err := canon.Marshal(c)
 		if err != nil {
 			t.Fatal(err)

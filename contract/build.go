@@ -95,7 +95,7 @@ func NewUpdate(grid, contract canon.Hash, current uint64, p plan.Plan, encoded [
 // NewCancel makes the approval that ends a contract, named name, of a group;
 // current is its version now.
 func NewCancel(grid, contract, group canon.Hash, name string, current, groupEpoch uint64, nonce []byte, expiry uint64) (Approval, error) {
-	p := plan.Plan{V: plan.Version, Group: group, Name: name}
+	p := plan.Plan{V: plan.Version, Update: plan.DefaultUpdate(), Group: group, Name: name}
 	encoded, err := plan.Encode(p)
 	if err != nil {
 		return Approval{}, err

@@ -73,6 +73,7 @@ func TestSchemaNamesTheFieldsOfEveryStatement(t *testing.T) {
 		"plan": plan.Plan{}, "workload": plan.Workload{}, "resources": plan.Resources{}, "container": plan.Container{},
 		"network": plan.Network{}, "network-node": plan.NetworkNode{}, "network-config": plan.NetworkConfig{},
 		"attachment": plan.Attachment{}, "rule": plan.Rule{}, "gateway": plan.Gateway{}, "route": plan.Route{}, "device": plan.Device{},
+		"vm": plan.VM{}, "disk": plan.Disk{}, "life": plan.Life{}, "health": plan.Health{}, "access": plan.Access{}, "file": plan.File{}, "secret": plan.Secret{}, "update": plan.Update{},
 		"pool": Pool{}, "range": Range{}, "zone": Zone{}, "challenge": Challenge{}, "name-plan": plan.Name{},
 	} {
 		if want := fields(reflect.TypeOf(v)); !slices.Equal(rules[name], want) {

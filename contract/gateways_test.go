@@ -110,7 +110,7 @@ func (w *world) gatewayPlan(name string, gates ...gate) (plan.Plan, []byte) {
 	}
 	slices.SortFunc(net.Nodes, func(a, b plan.NetworkNode) int { return slices.Compare(a.Slot[:], b.Slot[:]) })
 	slices.SortFunc(jobs, func(a, b plan.Workload) int { return strings.Compare(a.Name, b.Name) })
-	p := plan.Plan{V: plan.Version, Group: w.group, Name: name, Networks: []plan.Network{net}, Workloads: jobs}
+	p := plan.Plan{V: plan.Version, Update: plan.DefaultUpdate(), Group: w.group, Name: name, Networks: []plan.Network{net}, Workloads: jobs}
 	b, err := plan.Encode(p)
 	if err != nil {
 		w.t.Fatal(err)

@@ -34,7 +34,7 @@ func (w *world) wiredPlan(name string) plan.Plan {
 		}
 		return plan.Workload{Name: plan.RouterName("back", slot), Kind: plan.KindNetwork, Slot: slot, Resources: plan.RouterResources(), Config: config}
 	}
-	p := plan.Plan{V: plan.Version, Group: w.group, Name: name,
+	p := plan.Plan{V: plan.Version, Update: plan.DefaultUpdate(), Group: w.group, Name: name,
 		Networks: []plan.Network{{Name: "back", IPv4: "10.20.0.0/16", IPv6: "fd00:20::/48", Exit: w.slots[0], Nodes: []plan.NetworkNode{
 			{Slot: w.slots[0], IPv4: "10.20.0.0/24", IPv6: "fd00:20::/64"}, {Slot: w.slots[1], IPv4: "10.20.1.0/24", IPv6: "fd00:20:0:1::/64"}}}},
 		Workloads: []plan.Workload{

@@ -229,7 +229,7 @@ func (w *world) job(name string, slot canon.Hash) plan.Workload {
 	w.t.Helper()
 	config, err := plan.Container{
 		V: plan.Version, Flist: canon.Sum([]byte("flist")), Size: 1 << 20,
-		Args: []string{"/hello"}, Env: []string{"A=1"}, WorkDir: "/", Restart: plan.RestartAlways, NoNewPrivs: true,
+		Args: []string{"/hello"}, Env: []string{"A=1"}, WorkDir: "/", Isolation: plan.IsolationNamespace, Life: plan.DefaultLife(), NoNewPrivs: true,
 	}.Encode()
 	if err != nil {
 		w.t.Fatal(err)
@@ -242,7 +242,7 @@ func (w *world) job(name string, slot canon.Hash) plan.Workload {
 
 func (w *world) plan(name string, jobs ...plan.Workload) (plan.Plan, []byte) {
 	w.t.Helper()
-	p := plan.Plan{V: plan.Version, Group: w.group, Name: name, Workloads: jobs}
+	p := plan.Plan{V: plan.Version, Update: plan.DefaultUpdate(), Group: w.group, Name: name, Workloads: jobs}
 	b, err := plan.Encode(p)
 	if err != nil {
 		w.t.Fatal(err)

@@ -730,11 +730,11 @@ func (w *world) write(key string, record any) ledgertest.Write {
 func forgedPlan(w *world, group, slot, image canon.Hash, name string) (plan.Plan, []byte) {
 	w.Helper()
 	config, err := canon.Marshal(plan.Container{V: plan.Version, Flist: image, Size: 1, Args: []string{"/hello"}, Env: []string{"PATH=/"},
-		WorkDir: "/", Restart: "always", NoNewPrivs: true})
+		WorkDir: "/", Isolation: plan.IsolationNamespace, Life: plan.DefaultLife(), NoNewPrivs: true})
 	if err != nil {
 		w.Fatal(err)
 	}
-	p := plan.Plan{V: plan.Version, Group: group, Name: name, Workloads: []plan.Workload{{Name: name, Kind: plan.KindContainer, Slot: slot,
+	p := plan.Plan{V: plan.Version, Update: plan.DefaultUpdate(), Group: group, Name: name, Workloads: []plan.Workload{{Name: name, Kind: plan.KindContainer, Slot: slot,
 		Resources: plan.Resources{CPU: 100, Memory: 64 << 20, Disk: 16 << 20, PIDs: 16}, Config: config}}}
 	b, err := plan.Encode(p)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 )
 
 func shop() *plan.Plan {
-	return &plan.Plan{V: plan.Version, Name: "shop", Networks: []plan.Network{
+	return &plan.Plan{V: plan.Version, Update: plan.DefaultUpdate(), Name: "shop", Networks: []plan.Network{
 		{Name: "back", IPv4: "10.20.0.0/16", IPv6: "fd00:20::/48", Exit: canon.Hash{2}, Nodes: []plan.NetworkNode{
 			{Slot: canon.Hash{1}, IPv4: "10.20.0.0/24", IPv6: "fd00:20::/64"}, {Slot: canon.Hash{2}, IPv4: "10.20.1.0/24", IPv6: "fd00:20:0:1::/64"}}},
 		{Name: "front", IPv4: "10.0.0.0/16", IPv6: "fd00:7::/48", Nodes: []plan.NetworkNode{{Slot: canon.Hash{2}, IPv4: "10.0.0.0/24", IPv6: "fd00:7::/64"}}},

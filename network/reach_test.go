@@ -21,7 +21,7 @@ type site struct {
 }
 
 func newSite(nodes ...byte) *site {
-	s := &site{Plan: plan.Plan{V: plan.Version, Name: "shop", Group: canon.Hash{9}}, next: map[byte]byte{}}
+	s := &site{Plan: plan.Plan{V: plan.Version, Update: plan.DefaultUpdate(), Name: "shop", Group: canon.Hash{9}}, next: map[byte]byte{}}
 	n := plan.Network{Name: "front", IPv4: "10.20.0.0/16", IPv6: "fd00:20::/48"}
 	for _, i := range nodes {
 		n.Nodes = append(n.Nodes, plan.NetworkNode{Slot: canon.Hash{i}, IPv4: fmt.Sprintf("10.20.%d.0/24", i), IPv6: fmt.Sprintf("fd00:20:0:%x::/64", i)})
@@ -48,7 +48,7 @@ func (s *site) add(name, kind string, node byte, r plan.Resources, config []byte
 }
 
 func (s *site) container(name string, node byte) {
-	b, err := plan.Container{V: plan.Version, Flist: canon.Hash{1}, Args: []string{"x"}, Env: []string{}, WorkDir: "/", Restart: plan.RestartAlways, Networks: []plan.Attachment{s.at(node)}}.Encode()
+	b, err := plan.Container{V: plan.Version, Flist: canon.Hash{1}, Args: []string{"x"}, Env: []string{}, WorkDir: "/", Isolation: plan.IsolationNamespace, Life: plan.DefaultLife(), Networks: []plan.Attachment{s.at(node)}}.Encode()
 	s.add(name, plan.KindContainer, node, plan.Resources{CPU: 1, Memory: 1 << 20, PIDs: 1}, b, err)
 }
 

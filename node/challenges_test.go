@@ -47,7 +47,7 @@ func (g *grid) publicPlan(name string, routes ...plan.Route) (plan.Plan, []byte)
 		return []plan.Attachment{{Network: "front", IPv4: "10.1.0." + host, IPv6: "fd00:1:0:1::" + host, Egress: plan.EgressNone, Open: open}}
 	}
 	small := plan.Resources{CPU: 1, Memory: 1 << 20, PIDs: 8}
-	web, err := plan.Container{V: plan.Version, Flist: canon.Sum([]byte("image")), Size: 1, Args: []string{"/web"}, Env: []string{}, WorkDir: "/", Restart: "always",
+	web, err := plan.Container{V: plan.Version, Flist: canon.Sum([]byte("image")), Size: 1, Args: []string{"/web"}, Env: []string{}, WorkDir: "/", Isolation: plan.IsolationNamespace, Life: plan.DefaultLife(),
 		NoNewPrivs: true, Networks: at("2", true)}.Encode()
 	web = must(web, err)
 	plan.SortRoutes(routes)
@@ -61,7 +61,7 @@ func (g *grid) publicPlan(name string, routes ...plan.Route) (plan.Plan, []byte)
 		{Name: "web", Kind: plan.KindContainer, Slot: g.slot.ID(), Resources: small, Config: web},
 	}
 	slices.SortFunc(jobs, func(a, b plan.Workload) int { return strings.Compare(a.Name, b.Name) })
-	p := plan.Plan{V: plan.Version, Group: g.group, Name: name, Workloads: jobs, Networks: []plan.Network{{Name: "front", IPv4: "10.1.0.0/16", IPv6: "fd00:1::/48",
+	p := plan.Plan{V: plan.Version, Update: plan.DefaultUpdate(), Group: g.group, Name: name, Workloads: jobs, Networks: []plan.Network{{Name: "front", IPv4: "10.1.0.0/16", IPv6: "fd00:1::/48",
 		Nodes: []plan.NetworkNode{{Slot: g.slot.ID(), IPv4: "10.1.0.0/24", IPv6: "fd00:1:0:1::/64"}}}}}
 	b, err := plan.Encode(p)
 	return p, must(b, err)

@@ -20,7 +20,7 @@ var here, there = canon.Hash{1}, canon.Hash{2}
 // gateways that lead to both.
 func laptops(t *testing.T) *plan.Plan {
 	t.Helper()
-	p := &plan.Plan{V: plan.Version, Group: canon.Hash{9}, Name: "shop", Networks: []plan.Network{{Name: "front", IPv4: "10.20.0.0/16", IPv6: "fd00::/48", Nodes: []plan.NetworkNode{
+	p := &plan.Plan{V: plan.Version, Update: plan.DefaultUpdate(), Group: canon.Hash{9}, Name: "shop", Networks: []plan.Network{{Name: "front", IPv4: "10.20.0.0/16", IPv6: "fd00::/48", Nodes: []plan.NetworkNode{
 		{Slot: here, IPv4: "10.20.1.0/24", IPv6: "fd00:0:0:1::/64"}, {Slot: there, IPv4: "10.20.2.0/24", IPv6: "fd00:0:0:2::/64"}}}}}
 	add := func(name, kind string, slot canon.Hash, r plan.Resources, config []byte, err error) {
 		if err != nil {

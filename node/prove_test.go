@@ -120,11 +120,11 @@ func (g *grid) consent(c contract.Capacity, sequence uint64) {
 func (g *grid) plan(name, command string) (plan.Plan, []byte) {
 	g.Helper()
 	config, err := canon.Marshal(plan.Container{V: plan.Version, Flist: canon.Sum([]byte("image")), Size: 1, Args: []string{command}, Env: []string{"PATH=/bin"},
-		WorkDir: "/", Restart: "always", NoNewPrivs: true})
+		WorkDir: "/", Isolation: plan.IsolationNamespace, Life: plan.DefaultLife(), NoNewPrivs: true})
 	if err != nil {
 		g.Fatal(err)
 	}
-	p := plan.Plan{V: plan.Version, Group: g.group, Name: name, Workloads: []plan.Workload{{Name: "w", Kind: plan.KindContainer, Slot: g.slot.ID(),
+	p := plan.Plan{V: plan.Version, Update: plan.DefaultUpdate(), Group: g.group, Name: name, Workloads: []plan.Workload{{Name: "w", Kind: plan.KindContainer, Slot: g.slot.ID(),
 		Resources: plan.Resources{CPU: 100, Memory: 1 << 20, Disk: 1 << 20, PIDs: 8}, Config: config}}}
 	b, err := plan.Encode(p)
 	if err != nil {

@@ -107,7 +107,7 @@ func Resolve(ctx context.Context, d *Deployment, facts Facts) (plan.Plan, error)
 	if err := s.drain(); err != nil {
 		return plan.Plan{}, err
 	}
-	p := plan.Plan{V: plan.Version, Group: facts.Group, Name: d.Name, Networks: nets.networks, Workloads: nets.routers}
+	p := plan.Plan{V: plan.Version, Group: facts.Group, Name: d.Name, Update: plan.DefaultUpdate(), Networks: nets.networks, Workloads: nets.routers}
 	for i, w := range d.Workloads {
 		var config any
 		if containers[i].Networks = nets.attachments[i]; w.Kind == plan.KindGateway {
@@ -167,7 +167,8 @@ func images(ctx context.Context, d *Deployment, facts Facts) ([]plan.Container, 
 
 // container merges what the spec says over what the image says.
 func container(w Workload, image Image) (plan.Container, error) {
-	c := plan.Container{V: plan.Version, Flist: image.Flist, Size: image.Size, WorkDir: "/", Restart: w.Restart, NoNewPrivs: !w.Setuid}
+	c := plan.Container{V: plan.Version, Flist: image.Flist, Size: image.Size, WorkDir: "/", NoNewPrivs: !w.Setuid, Isolation: plan.IsolationNamespace, Life: plan.DefaultLife()}
+	c.Life.Restart = w.Restart
 	c.Args = w.Command
 	if len(c.Args) == 0 {
 		c.Args = append(append([]string{}, image.Config.Entrypoint...), image.Config.Cmd...)

@@ -117,7 +117,7 @@ func TestThePlanSaysEverythingThatRuns(t *testing.T) {
 	if got := strings.Join(c.Env, " "); got != "A=image B=spec C=spec PATH="+defaultPath {
 		t.Errorf("env %q", got)
 	}
-	if c.WorkDir != "/srv" || c.UID != 33 || c.GID != 34 || c.Restart != "never" || !c.NoNewPrivs {
+	if c.WorkDir != "/srv" || c.UID != 33 || c.GID != 34 || c.Life.Restart != "never" || !c.NoNewPrivs {
 		t.Errorf("container %+v", c)
 	}
 	if p.Workloads[0].Slot != (canon.Hash{2}) {

@@ -251,7 +251,7 @@ func describe(w plan.Workload, names client.Names) []string {
 	lines = append(lines,
 		"    image    "+c.Flist.String(),
 		fmt.Sprintf("    command  %q", c.Args),
-		fmt.Sprintf("    user     %d:%d in %s, restart %s", c.UID, c.GID, c.WorkDir, c.Restart))
+		fmt.Sprintf("    user     %d:%d in %s, restart %s", c.UID, c.GID, c.WorkDir, c.Life.Restart))
 	if !c.NoNewPrivs {
 		lines = append(lines, "    setuid   programs may gain privileges inside the container")
 	}

@@ -20,7 +20,7 @@ func TestAPlanShowsTheOldBesideTheNewBelowItsHeading(t *testing.T) {
 			if !ok {
 				continue
 			}
-			c.Args, c.WorkDir, c.Restart = append([]string{"/" + name}, c.Args...), "/", plan.RestartAlways
+			c.Args, c.WorkDir, c.Life.Restart = append([]string{"/" + name}, c.Args...), "/", plan.RestartAlways
 			b, err := canon.Marshal(c)
 			if err != nil {
 				t.Fatal(err)

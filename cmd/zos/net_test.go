@@ -26,7 +26,7 @@ func shopNet(t *testing.T) (client.Contract, map[canon.Hash]client.View, client.
 	t.Helper()
 	slots := []canon.Hash{canon.Sum([]byte("a")), canon.Sum([]byte("b")), canon.Sum([]byte("c"))}
 	names := client.Names{slots[0]: "node-1", slots[1]: "node-2", slots[2]: "node-3", canon.Sum([]byte("demo")): "demo"}
-	k := client.Contract{ID: canon.Sum([]byte("id")), Plan: plan.Plan{V: plan.Version, Group: canon.Sum([]byte("demo")), Name: "shop"}}
+	k := client.Contract{ID: canon.Sum([]byte("id")), Plan: plan.Plan{V: plan.Version, Update: plan.DefaultUpdate(), Group: canon.Sum([]byte("demo")), Name: "shop"}}
 	k.ContractRecord = contract.ContractRecord{Group: k.Plan.Group, Name: "shop", Version: 3}
 	n := plan.Network{Name: "front", IPv4: "10.20.0.0/16", IPv6: "fd3a:91c7:5e02::/48", Exit: slots[2]}
 	for i, s := range slots {
@@ -39,7 +39,7 @@ func shopNet(t *testing.T) (client.Contract, map[canon.Hash]client.View, client.
 		{Egress: plan.EgressNone},
 	} {
 		w.Network, w.IPv4, w.IPv6 = "front", fmt.Sprintf("10.20.%d.2", i+1), fmt.Sprintf("fd3a:91c7:5e02:%d::2", i+1)
-		c := plan.Container{V: plan.Version, Flist: canon.Sum([]byte("x")), Args: []string{"/x"}, WorkDir: "/", Restart: plan.RestartAlways, Networks: []plan.Attachment{w}}
+		c := plan.Container{V: plan.Version, Flist: canon.Sum([]byte("x")), Args: []string{"/x"}, WorkDir: "/", Isolation: plan.IsolationNamespace, Life: plan.DefaultLife(), Networks: []plan.Attachment{w}}
 		b, err := canon.Marshal(c)
 		if err != nil {
 			t.Fatal(err)

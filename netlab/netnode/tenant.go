@@ -44,7 +44,7 @@ func NewTenant(tb netlab.TB, name string, nodes ...*Node) *Tenant {
 	group := canon.Sum([]byte("group"))
 	ula := plan.ULA(group, "d", TenantNetwork)
 	n := plan.Network{Name: TenantNetwork, IPv4: "10.20.0.0/16", IPv6: ula.String()}
-	p := &plan.Plan{V: plan.Version, Group: group, Name: "d"}
+	p := &plan.Plan{V: plan.Version, Update: plan.DefaultUpdate(), Group: group, Name: "d"}
 	add := func(w plan.Workload) { p.Workloads = append(p.Workloads, w) }
 	config, err := plan.NetworkConfig{V: plan.Version, Network: TenantNetwork}.Encode()
 	if err != nil {
@@ -68,7 +68,7 @@ func NewTenant(tb netlab.TB, name string, nodes ...*Node) *Tenant {
 		t.nets = append(t.nets, at)
 		c, err := plan.Container{
 			V: plan.Version, Flist: canon.Sum([]byte("flist")), Size: 1, Args: []string{"/bin/x"}, Env: []string{}, WorkDir: "/",
-			Restart: plan.RestartAlways, NoNewPrivs: true, Networks: at,
+			Isolation: plan.IsolationNamespace, Life: plan.DefaultLife(), NoNewPrivs: true, Networks: at,
 		}.Encode()
 		if err != nil {
 			tb.Fatalf("netnode: %v", err)

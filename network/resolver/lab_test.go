@@ -51,7 +51,7 @@ func testPlan(t testing.TB) *plan.Plan {
 	out, exit := front(outAddr, "fd00:20:1:1::4"), front(exitAddr, "fd00:20:1:1::5")
 	out.Egress, exit.Egress = plan.EgressNode, plan.EgressExit
 	back := plan.Attachment{Network: "back", IPv4: "10.30.1.2", IPv6: "fd00:30:1:1::2", Open: true, Egress: plan.EgressNone}
-	p := &plan.Plan{V: plan.Version, Group: canon.Sum([]byte("group")), Name: "shop", Networks: []plan.Network{
+	p := &plan.Plan{V: plan.Version, Update: plan.DefaultUpdate(), Group: canon.Sum([]byte("group")), Name: "shop", Networks: []plan.Network{
 		{Name: "back", IPv4: "10.30.0.0/16", IPv6: "fd00:30:1::/48", Nodes: []plan.NetworkNode{{Slot: here, IPv4: "10.30.1.0/24", IPv6: "fd00:30:1:1::/64"}}},
 		{Name: "front", IPv4: "10.20.0.0/16", IPv6: "fd00:20:1::/48", Exit: there, Nodes: []plan.NetworkNode{
 			{Slot: here, IPv4: "10.20.1.0/24", IPv6: "fd00:20:1:1::/64"}, {Slot: there, IPv4: "10.20.2.0/24", IPv6: "fd00:20:1:2::/64"},
@@ -63,7 +63,7 @@ func testPlan(t testing.TB) *plan.Plan {
 		nets []plan.Attachment
 	}{{"db", here, []plan.Attachment{db, back}}, {"exit", here, []plan.Attachment{exit}}, {"out", here, []plan.Attachment{out}},
 		{"web", here, []plan.Attachment{web}}, {"web-2", there, []plan.Attachment{other}}} {
-		c := plan.Container{V: plan.Version, Flist: canon.Sum([]byte("flist")), Args: []string{"/x"}, WorkDir: "/", Restart: plan.RestartAlways, Networks: w.nets}
+		c := plan.Container{V: plan.Version, Flist: canon.Sum([]byte("flist")), Args: []string{"/x"}, WorkDir: "/", Isolation: plan.IsolationNamespace, Life: plan.DefaultLife(), Networks: w.nets}
 		config, err := canon.Marshal(c)
 		if err != nil {
 			t.Fatal(err)

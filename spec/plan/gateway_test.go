@@ -27,11 +27,11 @@ func published(t *testing.T, gateways map[string]Gateway) Plan {
 	}
 	web := at(2)
 	web.Open = true
-	p := Plan{V: Version, Group: slotID("group"), Name: "shop",
+	p := Plan{V: Version, Update: DefaultUpdate(), Group: slotID("group"), Name: "shop",
 		Networks: []Network{{Name: "front", IPv4: "10.1.0.0/24", IPv6: "fd00:1::/48", Nodes: []NetworkNode{{Slot: slot, IPv4: "10.1.0.0/24", IPv6: "fd00:1::/64"}}}},
 		Workloads: []Workload{
 			{Name: RouterName("front", slot), Kind: KindNetwork, Slot: slot, Resources: RouterResources(), Config: must(NetworkConfig{V: Version, Network: "front"}.Encode())},
-			{Name: "web", Kind: KindContainer, Slot: slot, Resources: Resources{CPU: 1, Memory: 1 << 20, PIDs: 1}, Config: must(Container{V: Version, Flist: slotID("f"), Args: []string{"/web"}, WorkDir: "/", Restart: RestartAlways, Networks: []Attachment{web}}.Encode())},
+			{Name: "web", Kind: KindContainer, Slot: slot, Resources: Resources{CPU: 1, Memory: 1 << 20, PIDs: 1}, Config: must(Container{V: Version, Flist: slotID("f"), Args: []string{"/web"}, WorkDir: "/", Isolation: IsolationNamespace, Life: DefaultLife(), Networks: []Attachment{web}}.Encode())},
 		}}
 	n := byte(3)
 	for _, name := range slices.Sorted(func(yield func(string) bool) {

@@ -25,7 +25,7 @@ func newWired() *wired {
 		return Attachment{Network: network, IPv4: v4, IPv6: v6, Aliases: []string{}, Allow: []Rule{}, Egress: EgressNone}
 	}
 	w := &wired{db: container(), web: container()}
-	w.plan = Plan{V: Version, Group: canon.Sum([]byte("group")), Name: "shop", Networks: []Network{
+	w.plan = Plan{V: Version, Update: DefaultUpdate(), Group: canon.Sum([]byte("group")), Name: "shop", Networks: []Network{
 		{Name: "back", IPv4: "10.20.0.0/16", IPv6: "fd00:20::/48", Exit: one, Nodes: []NetworkNode{
 			{Slot: one, IPv4: "10.20.0.0/24", IPv6: "fd00:20::/64"}, {Slot: two, IPv4: "10.20.1.0/24", IPv6: "fd00:20:0:1::/64"}}},
 		{Name: "front", IPv4: "192.168.7.0/24", IPv6: "fd00:7::/48", Nodes: []NetworkNode{

@@ -19,6 +19,7 @@ type Plan struct {
 	V         uint64     `cbor:"v"`
 	Group     canon.Hash `cbor:"group"`     // id of the group
 	Name      string     `cbor:"name"`      // deployment, [a-z0-9-]{1,63}
+	Update    Update     `cbor:"update"`    // how nodes go from the version before to this one
 	Networks  []Network  `cbor:"networks"`  // sorted by name, unique names
 	Workloads []Workload `cbor:"workloads"` // sorted by name, unique names
 }
@@ -29,6 +30,12 @@ type Workload struct {
 	Kind      string     `cbor:"kind"` // the workload kind, e.g. "container"
 	Slot      canon.Hash `cbor:"slot"` // id of the node slot that runs it
 	Resources Resources  `cbor:"resources"`
+	// Set names the replica set that it is one of, "" if none. Replicas share an
+	// alias of that name, and are updated one after another.
+	Set string `cbor:"set"`
+	// After names workloads of the plan that must be healthy, or have exited with 0,
+	// before this one starts; sorted, each once.
+	After []string `cbor:"after"`
 	// Config is the kind's own canonical CBOR, e.g. an encoded Container.
 	Config []byte `cbor:"config"`
 }
@@ -56,9 +63,17 @@ type Container struct {
 	WorkDir string     `cbor:"workdir"` // absolute
 	UID     uint32     `cbor:"uid"`     // inside the user namespace, < 65536
 	GID     uint32     `cbor:"gid"`
-	Restart string     `cbor:"restart"` // "always", "on-failure" or "never"
 	// NoNewPrivs is on unless the spec asks for setuid programs.
 	NoNewPrivs bool `cbor:"no_new_privs"`
+	// Isolation is IsolationMicroVM or IsolationNamespace.
+	Isolation string `cbor:"isolation"`
+	// Privileged gives the program every capability inside its micro-VM, for
+	// containers in it; of IsolationMicroVM alone.
+	Privileged bool `cbor:"privileged"`
+	Life       Life `cbor:"life"`
+	// Files and Secrets are put into it, in memory only.
+	Files   []File   `cbor:"files"`
+	Secrets []Secret `cbor:"secrets"`
 	// Networks are the container's interfaces: the first is eth0, the second
 	// eth1. Without any it has a loopback interface only.
 	Networks []Attachment `cbor:"networks"`

@@ -14,7 +14,7 @@ import (
 func container() Container {
 	return Container{
 		V: Version, Flist: canon.Sum([]byte("flist")), Size: 7, Args: []string{"/bin/x", ""}, Env: []string{"A=1", "B="},
-		WorkDir: "/srv", UID: 1, GID: 65535, Restart: RestartNever, NoNewPrivs: true, Networks: []Attachment{},
+		WorkDir: "/srv", UID: 1, GID: 65535, NoNewPrivs: true, Isolation: IsolationNamespace, Life: DefaultLife(), Networks: []Attachment{}, Files: []File{}, Secrets: []Secret{},
 	}
 }
 
@@ -25,14 +25,14 @@ func job(t testing.TB, name string) Workload {
 		t.Fatal(err)
 	}
 	return Workload{
-		Name: name, Kind: KindContainer, Slot: canon.Sum([]byte("slot")), Config: config,
+		Name: name, Kind: KindContainer, Slot: canon.Sum([]byte("slot")), After: []string{}, Config: config,
 		Resources: Resources{CPU: 1, Memory: MinMemory, Disk: 0, PIDs: 1},
 	}
 }
 
 func good(t testing.TB) Plan {
 	t.Helper()
-	return Plan{V: Version, Group: canon.Sum([]byte("group")), Name: "shop", Networks: []Network{}, Workloads: []Workload{job(t, "db"), job(t, "web")}}
+	return Plan{V: Version, Update: DefaultUpdate(), Group: canon.Sum([]byte("group")), Name: "shop", Networks: []Network{}, Workloads: []Workload{job(t, "db"), job(t, "web")}}
 }
 
 func TestPlanComesBackEqual(t *testing.T) {
@@ -137,7 +137,7 @@ func TestContainersOutOfTheirLimitsAreRefused(t *testing.T) {
 		"directory, zero":   func(c *Container) { c.WorkDir = "/srv\x00" },
 		"uid":               func(c *Container) { c.UID = 65536 },
 		"gid":               func(c *Container) { c.GID = 65536 },
-		"restart":           func(c *Container) { c.Restart = "" },
+		"restart":           func(c *Container) { c.Life.Restart = "" },
 	} {
 		c := container()
 		change(&c)

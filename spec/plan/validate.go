@@ -13,7 +13,7 @@ import (
 // Limits of a Plan. Together with MaxSize they bound what a node or the ledger
 // must hold in memory to read one.
 const (
-	MaxSize      = 192 << 10 // bytes of an encoded Plan
+	MaxSize      = 240 << 10 // bytes of an encoded Plan
 	MaxWorkloads = 512       // of all kinds
 	MaxArgs      = 256       // entries of Args, and of Env
 	MaxString    = 32 << 10  // bytes of one argument or variable
@@ -104,6 +104,12 @@ func (p Plan) Validate() error {
 	if len(p.Workloads) > MaxWorkloads {
 		return invalid("plan %s has %d workloads, at most %d are allowed", p.Name, len(p.Workloads), MaxWorkloads)
 	}
+	if err := p.Update.validate(); err != nil {
+		return fmt.Errorf("plan %s: %w", p.Name, err)
+	}
+	if err := p.checkOrder(); err != nil {
+		return fmt.Errorf("plan %s: %w", p.Name, err)
+	}
 	nets, err := p.newNetCheck()
 	if err != nil {
 		return fmt.Errorf("plan %s: %w", p.Name, err)
@@ -133,6 +139,12 @@ func (w Workload) check(nets *netCheck) error {
 	if w.Slot.IsZero() {
 		return invalid("workload %s names no slot", w.Name)
 	}
+	if w.Set != "" && !ValidName(w.Set) {
+		return invalid("workload %s: replica set %.80q: want [a-z0-9-], 1 to 63 characters", w.Name, w.Set)
+	}
+	if len(w.After) > MaxWorkloads {
+		return invalid("workload %s comes after %d others, at most %d are allowed", w.Name, len(w.After), MaxWorkloads)
+	}
 	r := w.Resources
 	for _, n := range []struct {
 		what     string
@@ -148,6 +160,11 @@ func (w Workload) check(nets *netCheck) error {
 		var c Container
 		if c, err = DecodeContainer(w.Config); err == nil && nets != nil {
 			return nets.attach(w, c.Networks)
+		}
+	case KindVM:
+		var m VM
+		if m, err = DecodeVM(w.Config); err == nil && nets != nil {
+			return nets.attach(w, m.Networks)
 		}
 	case KindNetwork:
 		var c NetworkConfig
@@ -214,8 +231,10 @@ func (c Container) Validate() error {
 		return invalid("container's working directory %.80q is not an absolute, plain path", c.WorkDir)
 	case c.UID > MaxID || c.GID > MaxID:
 		return invalid("container runs as %d:%d, at most %d is allowed", c.UID, c.GID, MaxID)
-	case c.Restart != RestartAlways && c.Restart != RestartOnFailure && c.Restart != RestartNever:
-		return invalid("container's restart policy is %.80q, want always, on-failure or never", c.Restart)
+	case c.Isolation != IsolationMicroVM && c.Isolation != IsolationNamespace:
+		return invalid("container's isolation is %.80q, want microvm or namespace", c.Isolation)
+	case c.Privileged && (c.Isolation != IsolationMicroVM || c.NoNewPrivs):
+		return invalid("container is privileged outside a micro-VM, or without new privileges")
 	}
 	for _, a := range c.Args {
 		if !clean(a) {
@@ -233,8 +252,10 @@ func (c Container) Validate() error {
 		}
 		last = name
 	}
-	if err := validateAttachments(c.Networks); err != nil {
-		return fmt.Errorf("container: %w", err)
+	for _, err := range []error{validateAttachments(c.Networks), validateFiles(c.Files), validateSecrets(c.Secrets), c.Life.validate()} {
+		if err != nil {
+			return fmt.Errorf("container: %w", err)
+		}
 	}
 	return nil
 }

@@ -27,7 +27,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 func example() (plan.Container, plan.Resources) {
 	return plan.Container{
 			V: plan.Version, Flist: canon.Sum([]byte("flist")), Args: []string{"/bin/web", "-v"}, Env: []string{"A=1", "PATH=/bin"},
-			WorkDir: "/srv", UID: 1000, GID: 1001, Restart: "always", NoNewPrivs: true,
+			WorkDir: "/srv", UID: 1000, GID: 1001, Isolation: plan.IsolationNamespace, Life: plan.DefaultLife(), NoNewPrivs: true,
 		}, plan.Resources{
 			CPU: 1500, Memory: 256 << 20, Disk: 1 << 30, PIDs: 100,
 		}
@@ -127,7 +127,7 @@ func TestBadPlansAreRefused(t *testing.T) {
 		"relative dir":    func(c *plan.Container, _ *plan.Resources) { c.WorkDir = "srv" },
 		"user":            func(c *plan.Container, _ *plan.Resources) { c.UID = 65536 },
 		"group":           func(c *plan.Container, _ *plan.Resources) { c.GID = 1 << 31 },
-		"restart":         func(c *plan.Container, _ *plan.Resources) { c.Restart = "sometimes" },
+		"restart":         func(c *plan.Container, _ *plan.Resources) { c.Life.Restart = "sometimes" },
 		"no cpu":          func(_ *plan.Container, r *plan.Resources) { r.CPU = 0 },
 		"no memory":       func(_ *plan.Container, r *plan.Resources) { r.Memory = 0 },
 		"negative memory": func(_ *plan.Container, r *plan.Resources) { r.Memory = 1 << 63 },

@@ -184,7 +184,7 @@ func (k *Kind) prepareRun(ctx context.Context, d workload.Desired, c plan.Contai
 	}
 	return shim.WriteSpec(p.run, shim.Spec{
 		ID: p.key, Runc: k.cfg.Runc, RuncRoot: k.cfg.RuncRoot, Cgroup: string(p.cgroup), Plan: want,
-		Restart: c.Restart, NoNewPrivs: c.NoNewPrivs, UID: rec.IDBase + c.UID, GID: rec.IDBase + c.GID,
+		Restart: c.Life.Restart, NoNewPrivs: c.NoNewPrivs, UID: rec.IDBase + c.UID, GID: rec.IDBase + c.GID,
 		CPUMax: cpuMax(d.Plan.Resources.CPU), Upper: p.disk, LogDir: p.logs, LogBound: k.cfg.LogBound, Exits: k.cfg.Exits, Final: p.final,
 		Grace: k.cfg.Grace, Backoff: k.cfg.Backoff,
 	})

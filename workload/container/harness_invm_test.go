@@ -229,7 +229,9 @@ func kind(t *testing.T, r Rootfs) *Kind {
 
 type option func(*workload.Desired, *plan.Container)
 
-func restart(p string) option { return func(_ *workload.Desired, c *plan.Container) { c.Restart = p } }
+func restart(p string) option {
+	return func(_ *workload.Desired, c *plan.Container) { c.Life.Restart = p }
+}
 func memory(n uint64) option {
 	return func(d *workload.Desired, _ *plan.Container) { d.Plan.Resources.Memory = n }
 }
@@ -247,7 +249,7 @@ func desire(t *testing.T, name string, args []string, opts ...option) workload.D
 	}
 	c := plan.Container{
 		V: plan.Version, Flist: canon.Sum([]byte("payload")), Args: append([]string{"/bin/payload"}, args...),
-		Env: []string{"A=1", "PATH=/bin"}, WorkDir: "/", Restart: "always", NoNewPrivs: true,
+		Env: []string{"A=1", "PATH=/bin"}, WorkDir: "/", Isolation: plan.IsolationNamespace, Life: plan.DefaultLife(), NoNewPrivs: true,
 	}
 	for _, o := range opts {
 		o(&d, &c)

@@ -68,7 +68,7 @@ func check(c plan.Container, r plan.Resources) error {
 	case r.PIDs < 1 || r.PIDs > 1<<22:
 		return fmt.Errorf("pids %d: want 1 to %d", r.PIDs, 1<<22)
 	}
-	if err := shim.CheckPolicy(c.Restart); err != nil {
+	if err := shim.CheckPolicy(c.Life.Restart); err != nil {
 		return err
 	}
 	for _, s := range append(append([]string{c.WorkDir}, c.Args...), c.Env...) {

@@ -360,13 +360,13 @@ func (d *deployment) plan() *plan.Plan {
 	v4, v6 := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 20, d.octet, 0}), 24), netip.MustParsePrefix(fmt.Sprintf("fd00:%x:0:1::/64", d.octet))
 	n := plan.Network{Name: "front", IPv4: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 20, d.octet, 0}), 23).Masked().String(), IPv6: netip.PrefixFrom(v6.Addr(), 48).Masked().String(),
 		Nodes: []plan.NetworkNode{{Slot: d.w.slot, IPv4: v4.String(), IPv6: v6.String()}}}
-	p := &plan.Plan{V: plan.Version, Group: canon.Sum([]byte("group")), Name: "d", Networks: []plan.Network{n}}
+	p := &plan.Plan{V: plan.Version, Update: plan.DefaultUpdate(), Group: canon.Sum([]byte("group")), Name: "d", Networks: []plan.Network{n}}
 	config, err := plan.NetworkConfig{V: plan.Version, Network: n.Name}.Encode()
 	must(t, err)
 	p.Workloads = append(p.Workloads, plan.Workload{Name: plan.RouterName(n.Name, d.w.slot), Kind: plan.KindNetwork, Slot: d.w.slot, Resources: plan.RouterResources(), Config: config})
 	for i, name := range d.backends {
 		config, err := plan.Container{
-			V: plan.Version, Flist: canon.Sum([]byte("flist")), Size: 1, Args: []string{"/bin/x"}, Env: []string{}, WorkDir: "/", Restart: plan.RestartAlways, NoNewPrivs: true,
+			V: plan.Version, Flist: canon.Sum([]byte("flist")), Size: 1, Args: []string{"/bin/x"}, Env: []string{}, WorkDir: "/", Isolation: plan.IsolationNamespace, Life: plan.DefaultLife(), NoNewPrivs: true,
 			Networks: []plan.Attachment{d.attachment(byte(10+i), false)},
 		}.Encode()
 		must(t, err)

@@ -299,7 +299,7 @@ func (m member) config() ([]byte, plan.Resources, error) {
 		return b, plan.DeviceResources(), err
 	}
 	b, err := plan.Container{
-		V: plan.Version, Flist: canon.Sum([]byte("flist")), Size: 1, Args: []string{"/bin/x"}, Env: []string{}, WorkDir: "/", Restart: plan.RestartAlways, NoNewPrivs: true, Networks: m.at,
+		V: plan.Version, Flist: canon.Sum([]byte("flist")), Size: 1, Args: []string{"/bin/x"}, Env: []string{}, WorkDir: "/", Isolation: plan.IsolationNamespace, Life: plan.DefaultLife(), NoNewPrivs: true, Networks: m.at,
 	}.Encode()
 	return b, plan.Resources{CPU: 100, Memory: 64 << 20, Disk: 64 << 20, PIDs: 16}, err
 }
@@ -384,7 +384,7 @@ func rule(protocol string, first, last uint16, peers ...string) plan.Rule {
 // plan makes the whole plan, and checks it as a node's other parts would.
 func (d *deployment) plan() *plan.Plan {
 	d.w.t.Helper()
-	p := &plan.Plan{V: plan.Version, Group: canon.Sum([]byte("group")), Name: "d", Networks: slices.Clone(d.networks)}
+	p := &plan.Plan{V: plan.Version, Update: plan.DefaultUpdate(), Group: canon.Sum([]byte("group")), Name: "d", Networks: slices.Clone(d.networks)}
 	slices.SortFunc(p.Networks, func(a, b plan.Network) int { return strings.Compare(a.Name, b.Name) })
 	for _, n := range p.Networks {
 		config, err := plan.NetworkConfig{V: plan.Version, Network: n.Name}.Encode()

@@ -10,6 +10,7 @@ type LogsParams struct {
 	After    uint64 `cbor:"after"`  // only records with a higher sequence
 	Tail     uint64 `cbor:"tail"`   // at most this many of what is there; 0: all
 	Follow   bool   `cbor:"follow"` // go on with what comes
+	Since    int64  `cbor:"since"`  // only records of this time or later, Unix nanoseconds of the node's clock; 0: all
 }
 
 // LogRecord is one line, or a part of a long one, that a workload wrote.
@@ -40,6 +41,12 @@ type WorkloadStatus struct {
 	Detail   string `cbor:"detail" json:"detail"`
 	ExitCode int64  `cbor:"exit_code" json:"exit_code"`
 	Verity   bool   `cbor:"verity" json:"verity"`
+	// Ready: it runs and is healthy. Of a job: it has exited with 0.
+	Ready bool `cbor:"ready" json:"ready"`
+	// Isolation is the class that it runs in: "microvm" or "namespace"; "" for kinds
+	// that have none.
+	Isolation string `cbor:"isolation" json:"isolation"`
+	Restarts  uint64 `cbor:"restarts" json:"restarts"` // since it was made from its version
 	// Fetched of Total bytes of its flist are on the node.
 	Fetched uint64 `cbor:"fetched" json:"fetched"`
 	Total   uint64 `cbor:"total" json:"total"`
@@ -62,6 +69,17 @@ type NodeStatus struct {
 	Memory    []Consumer   `cbor:"memory" json:"memory"`
 	Refused   []Refusal    `cbor:"refused" json:"refused"`
 	Contracts []canon.Hash `cbor:"contracts" json:"contracts"`
+	// Features is what a guest showed that this node can do, at boot.
+	Features Features `cbor:"features" json:"features"`
+}
+
+// Features is what a node found that it can do by running a guest.
+type Features struct {
+	Probed bool `cbor:"probed" json:"probed"` // false: not yet
+	// Isolation lists the classes that it can do, sorted.
+	Isolation []string `cbor:"isolation" json:"isolation"`
+	Machines  bool     `cbor:"machines" json:"machines"` // workloads of kind vm
+	Detail    string   `cbor:"detail" json:"detail"`     // why something is missing, one line
 }
 
 // Step is one step of the boot and how long it took.

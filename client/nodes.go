@@ -21,6 +21,9 @@ type Node struct {
 	Used     contract.Capacity
 	Epoch    uint64 // 0: nothing has joined yet
 	Bound    contract.Node
+	// Features is what it says that it can do; nil if it has not said, or only
+	// before its keys changed.
+	Features *contract.Features
 }
 
 // Free is what contracts may still use.
@@ -72,7 +75,19 @@ func (c *Client) node(ctx context.Context, rec contract.SlotRecord) (Node, error
 	}
 	n.Bound, _, _, err = contract.Open[contract.Node](bound.Signed, contract.KindNode, c.Grid())
 	n.Epoch = bound.Epoch
-	return n, err
+	if err != nil {
+		return n, err
+	}
+	said, ok, err := Get[contract.FeaturesRecord](ctx, c, contract.KeyFeatures(id))
+	if err != nil || !ok {
+		return n, err
+	}
+	if f, err := contract.JudgeFeatures(c.Grid(), said.Signed, n.Bound); err == nil {
+		n.Features = &f
+	} else if problem.Code(err) != "stale-epoch" {
+		return n, err
+	}
+	return n, nil
 }
 
 // FindNode resolves a node by its slot's name or at least 8 hex digits of its

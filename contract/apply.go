@@ -60,6 +60,7 @@ func Apply(st State, now uint64, tx []byte) (Result, error) {
 		KindPool:       l.pool,
 		KindZone:       l.zone,
 		KindChallenge:  l.challenge,
+		KindFeatures:   l.features,
 	}
 	rule, ok := rules[head.Kind]
 	if !ok {

@@ -108,15 +108,27 @@ func NewCancel(grid, contract, group canon.Hash, name string, current, groupEpoc
 // NewReceipt makes a node's word on a workload: the caller's r with a header,
 // and with what can't be printed taken out of its detail.
 func NewReceipt(grid canon.Hash, r Receipt) Receipt {
-	r.Header = header(grid, KindReceipt)
-	detail := []byte(r.Detail)
+	r.Header, r.Detail = header(grid, KindReceipt), plain(r.Detail)
+	return r
+}
+
+// NewFeatures makes a node's word on what it can do: the caller's f with a header,
+// its classes in order, and with what can't be printed taken out of its detail.
+func NewFeatures(grid canon.Hash, f Features) Features {
+	f.Header, f.Detail = header(grid, KindFeatures), plain(f.Detail)
+	f.Isolation = slices.Sorted(slices.Values(f.Isolation))
+	return f
+}
+
+// plain makes any text a detail.
+func plain(text string) string {
+	detail := []byte(text)
 	for i, c := range detail {
 		if c < 0x20 || c > 0x7e {
 			detail[i] = '?'
 		}
 	}
-	r.Detail = string(detail[:min(len(detail), MaxDetail)])
-	return r
+	return string(detail[:min(len(detail), MaxDetail)])
 }
 
 // NewRelease makes the statement of an OS release.

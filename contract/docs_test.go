@@ -50,7 +50,7 @@ func rulesOf(t *testing.T, file string) map[string][]string {
 func TestSchemaNamesTheFieldsOfPublicRecords(t *testing.T) {
 	rules := rulesOf(t, "../docs/reference/ledger.cddl")
 	for name, v := range map[string]any{
-		"pool-record": PoolRecord{}, "segment-record": SegmentRecord{}, "segment-range": SegmentRange{}, "zone-record": ZoneRecord{},
+		"features-record": FeaturesRecord{}, "pool-record": PoolRecord{}, "segment-record": SegmentRecord{}, "segment-range": SegmentRange{}, "zone-record": ZoneRecord{},
 		"host-name-record": HostNameRecord{}, "host-names-record": HostNamesRecord{}, "lookalike-record": LookalikeRecord{},
 		"lease-record": LeaseRecord{}, "holder-record": HolderRecord{},
 		"challenge-record": ChallengeRecord{}, "challenges-record": ChallengesRecord{}, "open-challenge": OpenChallenge{},
@@ -68,7 +68,7 @@ func TestSchemaNamesTheFieldsOfEveryStatement(t *testing.T) {
 	for name, v := range map[string]any{
 		"header": Header{}, "genesis": Genesis{}, "validator": Validator{}, "account": Account{}, "group": Group{}, "member": Member{},
 		"farm": Farm{}, "slot": Slot{}, "capacity": Capacity{}, "delegation": Delegation{}, "consent": Consent{}, "node": Node{},
-		"approval": Approval{}, "receipt": Receipt{}, "release": Release{}, "checkpoint": Checkpoint{}, "tag": Tag{},
+		"approval": Approval{}, "receipt": Receipt{}, "features": Features{}, "release": Release{}, "checkpoint": Checkpoint{}, "tag": Tag{},
 		"signed": Signed{}, "signature": Signature{},
 		"plan": plan.Plan{}, "workload": plan.Workload{}, "resources": plan.Resources{}, "container": plan.Container{},
 		"network": plan.Network{}, "network-node": plan.NetworkNode{}, "network-config": plan.NetworkConfig{},
@@ -95,7 +95,7 @@ func TestEveryCodeIsDocumented(t *testing.T) {
 	}
 	code := regexp.MustCompile(`(?:problem\.New\(|l\.fresh\([a-zA-Z.]+, )"([a-z-]+)"`)
 	found := 0
-	for _, dir := range []string{".", "../sign", "../seal", "../canon", "../spec/plan"} {
+	for _, dir := range []string{".", "../sign", "../seal", "../secret", "../canon", "../spec/plan"} {
 		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		if err != nil {
 			t.Fatal(err)

@@ -389,7 +389,8 @@ func TestReceiptComesFromTheBoundKeyInRisingOrder(t *testing.T) {
 	w.refused(w.sign(r(1, 1, same), KindReceipt), "signature-missing")
 	w.refused(w.sign(r(1, 1, same), KindReceipt, "farm"), "signature-missing")
 	w.refused(w.sign(r(2, 1, same), KindReceipt, "one"), "stale-epoch")
-	w.ok(w.sign(r(1, 5, same), KindReceipt, "one"))
+	w.ok(w.sign(r(1, 4, func(r *Receipt) { r.Ready, r.Isolation, r.Restarts = true, "microvm", 3 }), KindReceipt, "one"))
+	w.ok(w.sign(r(1, 5, func(r *Receipt) { r.State, r.Ready = StateExited, true }), KindReceipt, "one"))
 	if rec := record[ReceiptRecord](w, KeyReceipt(id, "web")); rec.Time != w.now {
 		t.Errorf("receipt: %+v", rec)
 	}
@@ -399,6 +400,9 @@ func TestReceiptComesFromTheBoundKeyInRisingOrder(t *testing.T) {
 		name, code string
 		change     func(*Receipt)
 	}{
+		{"failed and ready", "receipt-invalid", func(r *Receipt) { r.State, r.Ready = StateFailed, true }},
+		{"exited badly and ready", "receipt-invalid", func(r *Receipt) { r.State, r.ExitCode, r.Ready = StateExited, 1, true }},
+		{"isolation that nobody knows", "receipt-invalid", func(r *Receipt) { r.Isolation = "jail" }},
 		{"state", "receipt-invalid", func(r *Receipt) { r.State = "fine" }},
 		{"reason", "receipt-invalid", func(r *Receipt) { r.Reason = "Oops!" }},
 		{"detail that moves the cursor", "receipt-invalid", func(r *Receipt) { r.Detail = "\x1b[2J" }},

@@ -41,6 +41,7 @@ func seeds(w *world) [][]byte {
 		w.approve(w.update(id, 1, "hello", w.job("web", w.slots[1])), "red", "green"),
 		w.approve(w.cancel(id, 1, "hello"), "red"),
 		w.sign(NewReceipt(w.grid, Receipt{Contract: id, Version: 1, Workload: "web", Slot: w.slots[0], Epoch: 1, Sequence: 1, State: StateRunning}), KindReceipt, "node"),
+		w.sign(w.features(1, 1, "microvm", "namespace"), KindFeatures, "node"),
 		w.sign(NewRelease(w.grid, 1, "1", canon.Sum(nil), later, Checkpoint{}), KindRelease, "release-1", "release-2"),
 		w.sign(somePool(w, 1, 1), KindPool, "farm"),
 		w.sign(somePool(w, 0, 2), KindPool, "farm"),

@@ -20,6 +20,7 @@ const (
 	KeyPoolPrefix     = "pool/"     // of all PoolRecords
 	KeyHostNamePrefix = "hostname/" // of all HostNameRecords
 	KeyHostPrefix     = "host/"     // of all HolderRecords of host names
+	KeyFeaturesPrefix = "features/" // of all FeaturesRecords
 	// KeyChallengePrefix begins the keys of all ChallengeRecords.
 	KeyChallengePrefix = "challenge/"
 )
@@ -116,6 +117,9 @@ func KeyReceipt(contract canon.Hash, workload string) string {
 
 // KeyReceiptPrefix begins the keys of all receipts of a contract.
 func KeyReceiptPrefix(contract canon.Hash) string { return "receipt/" + contract.String() + "/" }
+
+// KeyFeatures is where a slot's FeaturesRecord lies.
+func KeyFeatures(slot canon.Hash) string { return KeyFeaturesPrefix + slot.String() }
 
 // KeyPool is where a slot's PoolRecord lies.
 func KeyPool(slot canon.Hash) string { return KeyPoolPrefix + slot.String() }

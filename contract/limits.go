@@ -10,7 +10,7 @@ import "time"
 // MaxOpenProposals open, and those that expired go when the next one comes; a
 // decided proposal leaves a record without its bytes; a contract
 // keeps its first approval and the newest within MaxHistory; a slot lists at
-// most MaxRuns contracts; a workload has one receipt; a farm has one delegation
+// most MaxRuns contracts; a workload has one receipt, a slot one word on its features; a farm has one delegation
 // per agent key and one consent per group; a slot has one pool of at most
 // MaxRanges ranges; MaxHostNames names count for a group, whoever has them now; a
 // contract holds at most MaxLeases addresses, ports and hosts; a slot has at most
@@ -31,7 +31,7 @@ const (
 	MaxValidators    = 128       // in a genesis
 	MaxReleaseKeys   = 32        // in a genesis
 	MaxText          = 128       // bytes of a hint, a serial, a release's name
-	MaxDetail        = 512       // bytes of a receipt's detail
+	MaxDetail        = 512       // bytes of a receipt's or a feature's detail
 	NonceSize        = 16        // bytes of every nonce
 	MaxRanges        = 16        // of a pool
 	MaxShared        = 16        // addresses that a pool shares

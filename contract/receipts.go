@@ -66,6 +66,10 @@ func (r Receipt) Validate() error {
 		return bad("workload name %.80q: want [a-z0-9-], 1 to 63 characters", r.Workload)
 	case r.Reason != "" && !ValidName(r.Reason):
 		return bad("reason %.80q is no code", r.Reason)
+	case r.Ready && r.State != StateRunning && (r.State != StateExited || r.ExitCode != 0):
+		return bad("a workload in state %s, exit code %d, is not ready", r.State, r.ExitCode)
+	case !slices.Contains([]string{"", plan.IsolationMicroVM, plan.IsolationNamespace, plan.KindVM}, r.Isolation):
+		return bad("isolation class %.40q is not known", r.Isolation)
 	case !printable(r.Detail, 0, MaxDetail):
 		return bad("detail is longer than %d bytes or has characters that don't print", MaxDetail)
 	}

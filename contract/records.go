@@ -188,6 +188,12 @@ type ReceiptRecord struct {
 	Time   uint64 `cbor:"time"`
 }
 
+// FeaturesRecord is at KeyFeatures: what the slot's node said last that it can do.
+type FeaturesRecord struct {
+	Signed Signed `cbor:"signed"` // Features
+	Time   uint64 `cbor:"time"`
+}
+
 // ReleaseRecord is at KeyReleaseFloor: the newest release on the ledger.
 type ReleaseRecord struct {
 	Signed   Signed `cbor:"signed"` // Release

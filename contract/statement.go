@@ -31,6 +31,7 @@ const (
 	KindPool       = "zos-pool-v1"
 	KindZone       = "zos-zone-v1"
 	KindChallenge  = "zos-challenge-v1"
+	KindFeatures   = "zos-features-v1"
 )
 
 // Header begins every statement. Embedding it in a struct inlines its fields.
@@ -206,6 +207,23 @@ type Node struct {
 	Expiry     uint64     `cbor:"expiry"`      // for inclusion, not for the key
 }
 
+// Features is what a node says that it can do, signed by the node's key and written
+// on change only. A node finds it out by doing it: microvm is there if a micro-VM
+// ran on it.
+type Features struct {
+	Header
+	Slot     canon.Hash `cbor:"slot"`
+	Epoch    uint64     `cbor:"epoch"`
+	Sequence uint64     `cbor:"sequence"` // per (slot, epoch), rising, of features alone
+	// Isolation is the classes that it runs containers in, as package plan names
+	// them; sorted, each once. Machines of kind "vm" want microvm.
+	Isolation []string `cbor:"isolation"`
+	Reason    string   `cbor:"reason"` // problem code why a class is missing, "" if none is
+	Detail    string   `cbor:"detail"` // the same in one line for people, at most 512 bytes
+	Arch      string   `cbor:"arch"`   // of its CPU, as Go names it: amd64, arm64
+	Time      uint64   `cbor:"time"`   // node's clock, Unix seconds
+}
+
 // Classes of action.
 const (
 	ClassWorkload = "workload" // contracts
@@ -267,7 +285,14 @@ type Receipt struct {
 	Detail   string     `cbor:"detail"` // one line for people, at most 512 bytes
 	ExitCode int64      `cbor:"exit_code"`
 	Verity   bool       `cbor:"verity"` // the kernel checks every page-in
-	Time     uint64     `cbor:"time"`   // node's clock, Unix seconds
+	// Ready says that it runs and is healthy; without a health check, that it has run
+	// for a while. A job is ready when it has exited with 0.
+	Ready bool `cbor:"ready"`
+	// Isolation is what stands between it and the node: a class of package plan's, or
+	// its KindVM for a whole machine; "" of what is no program, or has not started.
+	Isolation string `cbor:"isolation"`
+	Restarts  uint64 `cbor:"restarts"` // since this version started; a change of it alone writes no receipt
+	Time      uint64 `cbor:"time"`     // node's clock, Unix seconds
 }
 
 // Release is one version of the OS for one grid, signed k-of-n by the release

@@ -180,7 +180,7 @@ func (r *receipts) send(ctx context.Context, l submitter, id workload.ID, s work
 // and time.
 func (r *receipts) same(old contract.ReceiptRecord, next contract.Receipt) bool {
 	o, _, _, err := contract.Open[contract.Receipt](old.Signed, contract.KindReceipt, r.grid)
-	o.Detail, o.Time, o.Sequence = next.Detail, next.Time, next.Sequence
+	o.Detail, o.Time, o.Sequence, o.Restarts = next.Detail, next.Time, next.Sequence, next.Restarts
 	return err == nil && o == next
 }
 

@@ -36,7 +36,7 @@ var exits = map[string]int{
 	"spec-invalid": exitInvalid, "name-invalid": exitInvalid, "key-invalid": exitInvalid, "key-encrypted": exitInvalid, "plan-invalid": exitInvalid,
 	"approval-invalid": exitInvalid, "statement-invalid": exitInvalid, "option-invalid": exitInvalid, "genesis-invalid": exitInvalid,
 	"group-invalid": exitInvalid, "slot-invalid": exitInvalid, "delegation-invalid": exitInvalid, "node-invalid": exitInvalid,
-	"receipt-invalid": exitInvalid, "challenge-invalid": exitInvalid, "release-invalid": exitInvalid, "tag-invalid": exitInvalid, "url-invalid": exitInvalid, "certificate-invalid": exitInvalid,
+	"receipt-invalid": exitInvalid, "features-invalid": exitInvalid, "secret-invalid": exitInvalid, "challenge-invalid": exitInvalid, "release-invalid": exitInvalid, "tag-invalid": exitInvalid, "url-invalid": exitInvalid, "certificate-invalid": exitInvalid,
 	"threshold-unreachable": exitInvalid, "too-large": exitInvalid, "source-unsafe": exitInvalid, "source-too-large": exitInvalid,
 	"source-unreadable": exitInvalid, "image-ambiguous": exitInvalid, "dir-too-long": exitInvalid, "machine-invalid": exitInvalid,
 	"no-command": exitInvalid, "user-unknown": exitInvalid, "request-invalid": exitInvalid, "query-invalid": exitInvalid,

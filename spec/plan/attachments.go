@@ -3,7 +3,7 @@ package plan
 import "fmt"
 
 // AttachmentsOf are the places of a workload in networks, in their order,
-// whatever its kind: a container's, a gateway's, or a device's one. A router has
+// whatever its kind: a container's, a machine's, a gateway's, or a device's one. A router has
 // none. An unreadable configuration is an error, code "plan-invalid"; a workload of
 // a valid plan has none such.
 func AttachmentsOf(w Workload) ([]Attachment, error) {
@@ -16,6 +16,10 @@ func AttachmentsOf(w Workload) ([]Attachment, error) {
 		var c Container
 		c, err = DecodeContainer(w.Config)
 		list = c.Networks
+	case KindVM:
+		var m VM
+		m, err = DecodeVM(w.Config)
+		list = m.Networks
 	case KindGateway:
 		var g Gateway
 		g, err = DecodeGateway(w.Config)

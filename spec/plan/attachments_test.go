@@ -28,6 +28,7 @@ func TestAnyKindTellsItsPlacesInNetworks(t *testing.T) {
 		want   []string
 	}{
 		KindContainer: {encode(Container{V: Version, Flist: canon.Hash{1}, Args: []string{"x"}, Env: []string{}, WorkDir: "/", Isolation: IsolationNamespace, Life: DefaultLife(), Networks: two}.Encode()), []string{"back", "front"}},
+		KindVM:        {encode(VM{V: Version, Flist: canon.Hash{1}, Boot: BootKernel, Life: DefaultLife(), Networks: two}.Encode()), []string{"back", "front"}},
 		KindGateway:   {encode(Gateway{V: Version, Addresses: []string{"198.51.100.9"}, Networks: two, Routes: []Route{route("back", 1), route("front", 2)}}.Encode()), []string{"back", "front"}},
 		KindDevice:    {encode(Device{V: Version, Key: slices.Repeat([]byte{1}, 32), Account: canon.Hash{1}, Network: place("front")}.Encode()), []string{"front"}},
 		KindNetwork:   {encode(NetworkConfig{V: Version, Network: "front"}.Encode()), nil},

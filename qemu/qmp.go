@@ -62,8 +62,8 @@ func parseMessage(line []byte) (message, error) {
 	return m, nil
 }
 
-// monitor is a QMP connection. Commands may be run from several goroutines.
-type monitor struct {
+// Monitor is a QMP connection. Commands may be run from several goroutines.
+type Monitor struct {
 	conn   net.Conn
 	events func(Event)
 
@@ -74,20 +74,22 @@ type monitor struct {
 	done    chan struct{} // closed by the reader
 }
 
-// openMonitor reads the greeting, negotiates, and starts the reader. events is
-// called by the reader for each event, and must not block.
-func openMonitor(ctx context.Context, conn net.Conn, events func(Event)) (*monitor, error) {
-	m := &monitor{conn: conn, events: events, waiting: map[uint64]chan message{}, done: make(chan struct{})}
+// OpenMonitor reads the greeting of the QEMU at conn, negotiates, and starts the
+// reader, which lasts until Close or the connection's end. events is called by the
+// reader for each event, and must not block. conn belongs to the monitor from now
+// on, and is closed if this fails.
+func OpenMonitor(ctx context.Context, conn net.Conn, events func(Event)) (*Monitor, error) {
+	m := &Monitor{conn: conn, events: events, waiting: map[uint64]chan message{}, done: make(chan struct{})}
 	go m.read()
 	// Commands before the greeting are accepted: QEMU reads them after it.
-	if _, err := m.run(ctx, "qmp_capabilities", nil); err != nil {
-		m.close()
+	if _, err := m.Run(ctx, "qmp_capabilities", nil); err != nil {
+		m.Close()
 		return nil, err
 	}
 	return m, nil
 }
 
-func (m *monitor) read() {
+func (m *Monitor) read() {
 	defer close(m.done)
 	err := scanMessages(m.conn, func(msg message) {
 		if msg.Event != "" {
@@ -131,8 +133,12 @@ func scanMessages(r io.Reader, each func(message)) error {
 	return errors.New("QMP connection closed")
 }
 
-// run executes a command and returns its result.
-func (m *monitor) run(ctx context.Context, command string, arguments any) (json.RawMessage, error) {
+// Done is closed when the connection has ended: QEMU did, or sent what is no QMP.
+func (m *Monitor) Done() <-chan struct{} { return m.done }
+
+// Run executes a command and returns its result. A command that QEMU refuses is a
+// *QMPError.
+func (m *Monitor) Run(ctx context.Context, command string, arguments any) (json.RawMessage, error) {
 	ch := make(chan message, 1)
 	m.mu.Lock()
 	m.next++
@@ -173,8 +179,8 @@ func (m *monitor) run(ctx context.Context, command string, arguments any) (json.
 	}
 }
 
-// close ends the connection and waits for the reader.
-func (m *monitor) close() {
+// Close ends the connection, not the machine, and waits for the reader.
+func (m *Monitor) Close() {
 	_ = m.conn.Close()
 	<-m.done
 }

@@ -57,19 +57,19 @@ func TestAnswersFindTheirCommands(t *testing.T) {
 	defer stop()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	m, err := openMonitor(ctx, conn, func(e Event) { events <- e })
+	m, err := OpenMonitor(ctx, conn, func(e Event) { events <- e })
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer m.close()
-	if _, err := m.run(ctx, "late", nil); err != nil {
+	defer m.Close()
+	if _, err := m.Run(ctx, "late", nil); err != nil {
 		t.Error(err)
 	}
 	if e := <-events; e.Name != "STOP" {
 		t.Errorf("event %+v", e)
 	}
 	var refused *QMPError
-	if _, err := m.run(ctx, "bad", nil); !errors.As(err, &refused) || refused.Desc != "no" {
+	if _, err := m.Run(ctx, "bad", nil); !errors.As(err, &refused) || refused.Desc != "no" {
 		t.Errorf("refused command gave %v", err)
 	}
 }
@@ -84,14 +84,14 @@ func TestSilentMonitorDoesNotHoldUp(t *testing.T) {
 	defer stop()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	m, err := openMonitor(ctx, conn, func(Event) {})
+	m, err := OpenMonitor(ctx, conn, func(Event) {})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer m.close()
+	defer m.Close()
 	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 	defer cancel()
-	if _, err := m.run(short, "query-status", nil); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := m.Run(short, "query-status", nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
 	m.mu.Lock()
@@ -118,7 +118,7 @@ func TestNonsenseEndsTheMonitor(t *testing.T) {
 			}()
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 			defer cancel()
-			if _, err := openMonitor(ctx, ours, func(Event) {}); err == nil || errors.Is(err, context.DeadlineExceeded) {
+			if _, err := OpenMonitor(ctx, ours, func(Event) {}); err == nil || errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("got %v", err)
 			}
 		})

@@ -29,7 +29,7 @@ type VM struct {
 	accel   Accel
 	qemu    *child
 	tpm     *child // nil without a TPM
-	qmp     *monitor
+	qmp     *Monitor
 	output  *ring
 	segment *segment.Switch // nil without one
 	done    chan struct{}   // closed when everything has been cleaned up
@@ -160,7 +160,7 @@ func start(ctx context.Context, c Config) (_ *VM, err error) {
 	}
 	inherited = nil
 
-	if vm.qmp, err = openMonitor(ctx, conn, vm.event); err != nil {
+	if vm.qmp, err = OpenMonitor(ctx, conn, vm.event); err != nil {
 		select {
 		case <-vm.qemu.done: // it died at once: what it said is the reason
 			err = fmt.Errorf("%s ended: %v: %s", program, vm.qemu.err, vm.output.tail())
@@ -176,7 +176,7 @@ func start(ctx context.Context, c Config) (_ *VM, err error) {
 // reap waits for QEMU's end and clears everything away.
 func (vm *VM) reap(c Config, removeDir bool) {
 	<-vm.qemu.done
-	vm.qmp.close()
+	vm.qmp.Close()
 	if vm.tpm != nil {
 		// It ends by itself when QEMU's end of the connection closes, having
 		// written its state; only then is it safe to start the machine again.
@@ -257,7 +257,7 @@ func (vm *VM) Stop(ctx context.Context) error {
 	vm.expectEnd()
 	quit, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
-	_, quitErr := vm.qmp.run(quit, "quit", nil)
+	_, quitErr := vm.qmp.Run(quit, "quit", nil)
 	select {
 	case <-vm.done:
 		return vm.err
@@ -293,7 +293,7 @@ func (vm *VM) Reset(ctx context.Context) error {
 func (vm *VM) Command(ctx context.Context, name string, arguments any) (json.RawMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	return vm.qmp.run(ctx, name, arguments)
+	return vm.qmp.Run(ctx, name, arguments)
 }
 
 // Output is the last of what QEMU itself wrote.

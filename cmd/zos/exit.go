@@ -26,7 +26,7 @@ const (
 // exits lists the problem codes of each exit code. A code that is not listed is
 // exitRefused, since most codes are rules of the contract.
 var exits = map[string]int{
-	"internal": exitInternal, "state-damaged": exitInternal, "grid-failed": exitInternal, "machine-died": exitInternal, "machine-start": exitInternal,
+	"internal": exitInternal, "state-damaged": exitInternal, "grid-failed": exitInternal, "machine-control": exitInternal, "machine-died": exitInternal, "machine-start": exitInternal,
 	"tool-missing": exitInternal, "image-missing": exitInternal, "kernel-missing": exitInternal, "module-missing": exitInternal,
 	"zone-data-invalid": exitInternal, "certificate-failed": exitInternal,
 	"gateway-config-invalid": exitInternal, "gateway-no-backend": exitUnreachable, "firewall-failed": exitInternal, "firewall-altered": exitInternal, "fault-server-down": exitInternal, "mount-failed": exitInternal,

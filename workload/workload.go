@@ -4,6 +4,7 @@ package workload
 
 import (
 	"context"
+	"net"
 
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/spec/plan"
@@ -33,6 +34,13 @@ type Status struct {
 	Detail   string // one line for people
 	ExitCode int
 	Verity   bool // every page-in of its files is checked by the kernel
+	// Ready says that it runs and is healthy: by its health check, or, without one,
+	// because it has run for a while; or that it was a job and has exited with 0.
+	Ready bool
+	// Isolation is the class that it really runs in, a plan.Isolation… constant; "" of
+	// kinds that have none.
+	Isolation string
+	Restarts  uint64 // starts beyond the first, of this version
 }
 
 // Kind runs one kind of workload. Calls for one ID never overlap; calls for
@@ -51,4 +59,13 @@ type Kind interface {
 	// processes, mounts, cgroups, namespaces, interfaces and bytes. It is
 	// idempotent.
 	Remove(ctx context.Context, id ID) error
+}
+
+// Controlled is a Kind whose running workloads can be asked for something.
+type Controlled interface {
+	Kind
+	// Control opens a connection to what keeps the workload running, for one
+	// control.Request. The problem not-running says that nothing does. The caller has
+	// judged the right to ask, and closes it.
+	Control(ctx context.Context, id ID) (net.Conn, error)
 }

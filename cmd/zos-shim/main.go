@@ -32,7 +32,7 @@ func run(args []string) error {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		defer stop()
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT)
-		return shim.Run(ctx, args[1], shim.LockFD)
+		return shim.Run(ctx, args[1], shim.LockFD, shim.Engines{shim.EngineRunc: shim.OpenRunc})
 	}
 	return fmt.Errorf("unknown verb %q: want launch or run", args[0])
 }

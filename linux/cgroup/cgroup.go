@@ -174,3 +174,17 @@ func (g Group) All() ([]string, error) {
 	}
 	return out, err
 }
+
+// CPUMax turns thousandths of a core into the content of cpu.max: a quota per period,
+// both in microseconds. The kernel wants a quota of 1 ms or more, so small limits
+// get a longer period. 0 is no limit.
+func CPUMax(milli uint64) string {
+	period := uint64(100_000)
+	switch {
+	case milli == 0:
+		return "max"
+	case milli < 10:
+		period = 1_000_000
+	}
+	return fmt.Sprintf("%d %d", milli*period/1000, period)
+}

@@ -87,17 +87,6 @@ func ociConfig(name string, c plan.Container, r plan.Resources, idBase uint32, c
 	return s, nil
 }
 
-// cpuMax turns thousandths of a core into a cgroup's cpu.max: a quota per period,
-// both in microseconds. The kernel wants a quota of 1 ms or more, so small limits
-// get a longer period.
-func cpuMax(milli uint64) string {
-	period := uint64(100_000)
-	if milli < 10 {
-		period = 1_000_000
-	}
-	return fmt.Sprintf("%d %d", milli*period/1000, period)
-}
-
 func mounts(ns Namespace) []specs.Mount {
 	sysfs := specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}}
 	var files []specs.Mount

@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/linux/cgroup"
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/workload"
@@ -105,7 +106,7 @@ func TestEveryConfigConfines(t *testing.T) {
 
 func TestCPULimitIsNeverBelowTheKernels(t *testing.T) {
 	for milli, want := range map[uint64]string{1: "1000 1000000", 9: "9000 1000000", 10: "1000 100000", 500: "50000 100000", 2000: "200000 100000"} {
-		if got := cpuMax(milli); got != want {
+		if got := cgroup.CPUMax(milli); got != want {
 			t.Errorf("%d thousandths: %q, want %q", milli, got, want)
 		}
 	}
@@ -270,8 +271,8 @@ func FuzzDecode(f *testing.F) {
 			t.Errorf("unlimited: %+v", r)
 		}
 		var quota, period uint64
-		if n, err := fmt.Sscanf(cpuMax(cpu), "%d %d", &quota, &period); n != 2 || err != nil || quota < 1000 || period > 1_000_000 {
-			t.Errorf("cpu.max %q", cpuMax(cpu))
+		if n, err := fmt.Sscanf(cgroup.CPUMax(cpu), "%d %d", &quota, &period); n != 2 || err != nil || quota < 1000 || period > 1_000_000 {
+			t.Errorf("cpu.max %q", cgroup.CPUMax(cpu))
 		}
 		if _, err := json.Marshal(s); err != nil {
 			t.Error(err)

@@ -12,6 +12,7 @@ import (
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/workload"
+	"github.com/zero-os/zos/workload/control"
 	"github.com/zero-os/zos/workload/shim"
 )
 
@@ -185,7 +186,7 @@ func (k *Kind) prepareRun(ctx context.Context, d workload.Desired, c plan.Contai
 	return shim.WriteSpec(p.run, shim.Spec{
 		ID: p.key, Runc: k.cfg.Runc, RuncRoot: k.cfg.RuncRoot, Cgroup: string(p.cgroup), Plan: want,
 		Restart: c.Life.Restart, NoNewPrivs: c.NoNewPrivs, UID: rec.IDBase + c.UID, GID: rec.IDBase + c.GID,
-		CPUMax: cpuMax(d.Plan.Resources.CPU), Upper: p.disk, LogDir: p.logs, LogBound: k.cfg.LogBound, Exits: k.cfg.Exits, Final: p.final,
+		Limits: limits(d.Plan.Resources), Upper: p.disk, LogDir: p.logs, LogBound: k.cfg.LogBound, Exits: k.cfg.Exits, Final: p.final,
 		Grace: k.cfg.Grace, Backoff: k.cfg.Backoff,
 	})
 }
@@ -221,4 +222,8 @@ func (k *Kind) reason(flist canon.Hash, st shim.Status) (code, detail string) {
 		}
 	}
 	return st.Reason, st.Detail
+}
+
+func limits(r plan.Resources) control.Limits {
+	return control.Limits{CPU: r.CPU, Memory: r.Memory, PIDs: r.PIDs}
 }

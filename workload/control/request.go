@@ -22,6 +22,9 @@ const (
 	// VerbResize applies limits to what runs: CPU and memory. FrameExit 1 says that
 	// it needs a new start.
 	VerbResize = "resize"
+	// VerbReload makes a shim read its spec again, which the node daemon has replaced:
+	// FrameExit 0 says that what runs lives by it now, 1 that it needs a new start.
+	VerbReload = "reload"
 
 	// Of an agent only: VerbBoot starts the workload in a fresh guest and streams its
 	// output until it ends; VerbStop ends it; VerbClock sets the guest's clock.

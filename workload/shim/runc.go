@@ -1,191 +1,225 @@
 package shim
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/zero-os/zos/linux/cgroup"
 	"github.com/zero-os/zos/linux/process"
+	"github.com/zero-os/zos/linux/reap"
+	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/workload/control"
+	"github.com/zero-os/zos/workload/logs"
 )
 
-// Runtime drives runc for one container.
-type Runtime struct {
-	Runc   string // path of the program
-	Root   string // its state directory
-	ID     string
-	Cgroup string // absolute path of the container's cgroup
+// runcEngine runs an OCI container. Its output comes through two FIFOs.
+type runcEngine struct {
+	dir     string
+	runtime Runtime
+	pumps   []*pump
 }
 
-// Times that runc may take. A start may wait for the flist's objects to be fetched,
-// so it is generous; nobody waits for it.
-const (
-	startLimit   = 5 * time.Minute
-	commandLimit = 30 * time.Second
-)
-
-// start runs the bundle detached, with the given stdout and stderr, and returns
-// the pid of its first process, which this process inherits.
-func (r Runtime) start(ctx context.Context, dir string, stdout, stderr *os.File) (int, error) {
-	ctx, cancel := context.WithTimeout(ctx, startLimit)
-	defer cancel()
-	pid, log := filepath.Join(dir, pidFile), filepath.Join(dir, runcLog)
-	for _, f := range []string{pid, log} {
-		if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return 0, fmt.Errorf("start container: %w", err)
+// OpenRunc is the Opener of EngineRunc.
+func OpenRunc(_ context.Context, h Host, s Spec) (Engine, error) {
+	e := &runcEngine{dir: h.Dir, runtime: s.Runtime()}
+	for _, std := range []struct {
+		name   string
+		stream logs.Stream
+	}{{"stdout", logs.Stdout}, {"stderr", logs.Stderr}} {
+		p, err := startPump(filepath.Join(h.Dir, std.name), s.UID, s.GID, std.stream, h.Ring, s.LogRate)
+		if err != nil {
+			return nil, errors.Join(err, e.Close())
 		}
+		e.pumps = append(e.pumps, p)
 	}
-	cmd := exec.CommandContext(ctx, r.Runc, "--root", r.Root, "--log", log, "--log-format", "json",
-		"run", "--detach", "--bundle", filepath.Join(dir, BundleDir), "--pid-file", pid, r.ID)
-	cmd.Stdout, cmd.Stderr = stdout, stderr
-	if err := cmd.Run(); err != nil {
-		if why := lastError(log); why != "" {
-			return 0, fmt.Errorf("start container: %s", why)
+	return e, nil
+}
+
+// Close implements Engine.
+func (e *runcEngine) Close() error {
+	for _, p := range e.pumps {
+		p.close()
+	}
+	return nil
+}
+
+// Adopt implements Engine.
+func (e *runcEngine) Adopt(ctx context.Context, s Spec, known process.Ref) (Instance, error) {
+	status, pid, err := e.runtime.State(ctx)
+	if err != nil || status != "running" {
+		return nil, err
+	}
+	ref, err := process.Of(pid)
+	if err != nil || !known.IsZero() && known != ref {
+		return nil, nil //nolint:nilerr // what runs is not it
+	}
+	c, err := e.take(ctx, s, ref, false)
+	if err != nil {
+		return nil, nil //nolint:nilerr // not confined as it must be: it is cleaned away
+	}
+	return c, nil
+}
+
+// Missed implements Engine.
+func (e *runcEngine) Missed(_ context.Context, s Spec, known process.Ref) Ended {
+	return e.verdict(s, orphanExit(s.Exits, known))
+}
+
+// Clean implements Engine.
+func (e *runcEngine) Clean(ctx context.Context) error { return e.runtime.Clean(ctx) }
+
+// Start implements Engine.
+func (e *runcEngine) Start(ctx context.Context, s Spec) (Instance, error) {
+	var ends []*os.File
+	defer func() {
+		for _, f := range ends {
+			f.Close()
 		}
-		return 0, fmt.Errorf("start container: runc: %w", err)
-	}
-	b, err := os.ReadFile(pid)
-	if err != nil {
-		return 0, fmt.Errorf("start container: %w", err)
-	}
-	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil || n <= 1 {
-		return 0, fmt.Errorf("start container: runc wrote %.20q as the pid", b)
-	}
-	return n, nil
-}
-
-// lastError returns the message of the last error in a log of runc's, or "".
-func lastError(path string) string {
-	f, err := os.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	last := ""
-	sc := bufio.NewScanner(f)
-	for n := 0; sc.Scan() && n < 1000; n++ {
-		var line struct{ Level, Msg string }
-		if json.Unmarshal(sc.Bytes(), &line) == nil && (line.Level == "error" || line.Level == "fatal") {
-			last = line.Msg
+	}()
+	for _, p := range e.pumps {
+		f, err := p.containerEnd()
+		if err != nil {
+			return nil, err
 		}
+		ends = append(ends, f)
 	}
-	return oneLine(last)
-}
-
-// oneLine makes text fit for a status.
-func oneLine(s string) string {
-	s = strings.Join(strings.Fields(s), " ")
-	if len(s) > 300 {
-		s = strings.ToValidUTF8(s[:300], "") + "…"
-	}
-	return s
-}
-
-// state asks runc what it knows of the container: status "created", "running",
-// "stopped" or "paused" and its pid; "" if it knows nothing.
-func (r Runtime) state(ctx context.Context) (status string, pid int, err error) {
-	if _, err := os.Stat(filepath.Join(r.Root, r.ID)); errors.Is(err, os.ErrNotExist) {
-		return "", 0, nil
-	}
-	out, err := r.command(ctx, "state", r.ID)
+	ref, err := e.runtime.Start(ctx, Bundle{Dir: filepath.Join(e.dir, BundleDir), Work: e.dir, Stdout: ends[0], Stderr: ends[1]})
 	if err != nil {
-		// Killed in mid-create it has left a directory without a state.
-		return "", 0, nil //nolint:nilerr // unknown to runc is an answer
+		return nil, err
 	}
-	var st struct {
-		Status string
-		Pid    int
-	}
-	if err := json.Unmarshal(out, &st); err != nil {
-		return "", 0, fmt.Errorf("read container state: %w", err)
-	}
-	return st.Status, st.Pid, nil
+	return e.take(ctx, s, ref, true)
 }
 
-// Clean ends whatever there is of the container and makes runc, the cgroup and the
-// kernel forget it, whatever state a crash left it in. It is idempotent.
-func (r Runtime) Clean(ctx context.Context) error {
-	group := cgroup.Group(r.Cgroup)
-	if err := group.Kill(ctx); err != nil {
+// take makes ref the instance, once its confinement is proven.
+func (e *runcEngine) take(ctx context.Context, s Spec, ref process.Ref, child bool) (*container, error) {
+	h, err := ref.Open()
+	if err != nil {
+		return nil, err
+	}
+	c := &container{engine: e, spec: s, handle: h, child: child, group: cgroup.Group(s.Cgroup)}
+	if err := CheckSecurity(ctx, ref, s.NoNewPrivs); err != nil {
+		h.Close()
+		return nil, err
+	}
+	// runc's own work before this was the node's, so cpu.max waits until now.
+	if _, err := c.Resize(ctx, s.Limits); err != nil && ref.Alive() {
+		h.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// verdict says why a container ended, by its cgroup and its disk, which are still there.
+func (e *runcEngine) verdict(s Spec, x process.Exit) Ended {
+	switch {
+	case x.Code == -1:
+		return Ended{Exit: x, Detail: "ended while no shim watched; exit code unknown"}
+	case x.Signal == int(unix.SIGKILL) && cgroup.Group(s.Cgroup).Event("memory.events", "oom_kill") > 0:
+		return Ended{Exit: x, Reason: ReasonOOM, Detail: "killed for using more than its memory limit"}
+	}
+	return Ended{Exit: x}
+}
+
+// container is one run of an OCI container.
+type container struct {
+	engine *runcEngine
+	spec   Spec
+	handle *process.Handle
+	child  bool // of this process, so that its exit code comes here
+	group  cgroup.Group
+}
+
+// Process implements Instance.
+func (c *container) Process() process.Ref { return c.handle.Ref() }
+
+// Release implements Instance.
+func (c *container) Release() { c.handle.Close() }
+
+// Wait implements Instance.
+func (c *container) Wait(ctx context.Context) (Ended, error) {
+	if err := c.handle.Wait(ctx); err != nil {
+		return Ended{}, err
+	}
+	if !c.child {
+		return c.engine.verdict(c.spec, orphanExit(c.spec.Exits, c.handle.Ref())), nil
+	}
+	return c.engine.verdict(c.spec, Reap(c.handle.Ref().PID)), nil
+}
+
+// Stop implements Instance.
+func (c *container) Stop(ctx context.Context, sig unix.Signal) error { return c.Signal(ctx, sig) }
+
+// Signal implements Instance.
+func (c *container) Signal(_ context.Context, sig unix.Signal) error { return c.handle.Signal(sig) }
+
+// Kill implements Instance.
+func (c *container) Kill(ctx context.Context) error {
+	if err := c.group.Kill(ctx); err != nil {
 		return err
 	}
-	dir := filepath.Join(r.Root, r.ID)
-	if _, err := os.Stat(dir); err == nil {
-		if _, err := r.command(ctx, "delete", "--force", r.ID); err != nil && ctx.Err() != nil {
-			return fmt.Errorf("delete container: %w", err)
-		}
-		// What runc was killed over it may not recognise any more.
-		if err := os.RemoveAll(dir); err != nil {
-			return fmt.Errorf("delete container state: %w", err)
-		}
-	}
-	return group.Remove(ctx)
+	_ = c.handle.Signal(unix.SIGKILL) // in case that it was in no cgroup
+	return nil
 }
 
-func (r Runtime) command(ctx context.Context, args ...string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, commandLimit)
-	defer cancel()
-	var out, errout bytes.Buffer
-	cmd := exec.CommandContext(ctx, r.Runc, append([]string{"--root", r.Root}, args...)...)
-	cmd.Stdout, cmd.Stderr = &out, &errout
-	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("runc %s: %w: %s", args[0], err, oneLine(errout.String()))
+// Resize implements Instance.
+func (c *container) Resize(_ context.Context, l control.Limits) (bool, error) {
+	if err := os.WriteFile(filepath.Join(string(c.group), "cpu.max"), []byte(cgroup.CPUMax(l.CPU)), 0); err != nil {
+		return false, fmt.Errorf("limit the container's processor time: %w", err)
 	}
-	return out.Bytes(), nil
+	return true, nil
 }
 
-// checkSecurity asserts that the kernel enforces on the process what its
-// configuration asked for. runc turns seccomp on just before it executes the
-// container's program, so this waits a little for it; a process that has already
-// ended, and is a zombie of ours, still shows what was enforced on it.
-func checkSecurity(ctx context.Context, ref process.Ref, noNewPrivs bool) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	for wait := 100 * time.Microsecond; ; wait = min(2*wait, 20*time.Millisecond) {
-		s, err := process.ReadSecurity(ref.PID)
+// Probe implements Instance.
+func (c *container) Probe(context.Context, control.Probe) error { return unsupported("probe") }
+
+// Stats implements Instance.
+func (c *container) Stats(context.Context) (control.Stats, error) {
+	return control.Stats{}, unsupported("stats")
+}
+
+// Serve implements Instance.
+func (c *container) Serve(_ context.Context, _ *control.Conn, r control.Request) error {
+	return unsupported(r.Verb)
+}
+
+func unsupported(verb string) error {
+	return problem.New(CodeUnsupported, "this kind of workload has no %s", verb)
+}
+
+// Reap waits for the end of a child, which has come already, and returns how it was;
+// code -1 if the kernel doesn't tell.
+func Reap(pid int) process.Exit {
+	var ws unix.WaitStatus
+	for {
+		_, err := unix.Wait4(pid, &ws, 0, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
 		if err != nil {
-			return err
+			return process.Exit{Code: -1}
 		}
-		why := insecure(s, noNewPrivs)
-		if why == "" {
-			return nil
-		}
-		if s.Zombie {
-			return fmt.Errorf("the container's process ended with %s", why)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("the container's process runs with %s", why)
-		case <-time.After(wait):
-		}
+		return process.ExitOf(ws)
 	}
 }
 
-func insecure(s process.Security, noNewPrivs bool) string {
-	switch {
-	case s.Capabilities != 0:
-		return fmt.Sprintf("capabilities %#x", s.Capabilities)
-	case s.Seccomp != 2:
-		return fmt.Sprintf("seccomp mode %d instead of 2", s.Seccomp)
-	case noNewPrivs && !s.NoNewPrivs:
-		return "no_new_privs off"
+// orphanExit asks process 1's records, which may come a moment after the end. The
+// code is -1 if it isn't known.
+func orphanExit(dir string, ref process.Ref) process.Exit {
+	for range 50 {
+		e, err := reap.Read(dir, ref.PID, ref.Start)
+		if err == nil {
+			if e.Signal != 0 {
+				return process.Exit{Code: 128 + e.Signal, Signal: e.Signal}
+			}
+			return process.Exit{Code: e.Code}
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
-	return ""
-}
-
-// Entering tells whether the container's first process still is runc's own, which
-// executes the container's program as its last step and may have to wait for it.
-func Entering(pid int) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-	return err == nil && bytes.HasPrefix(b, []byte("runc:["))
+	return process.Exit{Code: -1}
 }

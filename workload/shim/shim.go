@@ -10,33 +10,24 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/zero-os/zos/linux/cgroup"
 	"github.com/zero-os/zos/linux/process"
-	"github.com/zero-os/zos/linux/reap"
 	"github.com/zero-os/zos/workload/logs"
 )
 
 // shim is one run of a shim.
 type shim struct {
-	dir     string
-	spec    Spec
-	runtime Runtime
-	ring    *logs.Writer
-	pumps   []*pump
-	status  Status
+	dir    string
+	spec   Spec
+	ring   *logs.Writer
+	engine Engine
+	status Status
 }
 
-// running is the container's first process.
-type running struct {
-	handle *process.Handle
-	child  bool // of this process, so that its exit code comes here
-}
-
-// Run is the shim of the directory dir. It returns when the container is over by
+// Run is the shim of the directory dir. It returns when the workload is over by
 // its policy, or has been ended because ctx was; it does not outlive a Run that
 // returned nil. The process must have no children of its own, and have inherited
 // the directory's lock as file descriptor lockFD.
-func Run(ctx context.Context, dir string, lockFD uintptr) error {
+func Run(ctx context.Context, dir string, lockFD uintptr, engines Engines) error {
 	held, err := inheritLock(dir, lockFD)
 	if err != nil {
 		return err
@@ -53,7 +44,7 @@ func Run(ctx context.Context, dir string, lockFD uintptr) error {
 	if err != nil {
 		return err
 	}
-	s := &shim{dir: dir, spec: spec, runtime: Runtime{Runc: spec.Runc, Root: spec.RuncRoot, ID: spec.ID, Cgroup: spec.Cgroup}}
+	s := &shim{dir: dir, spec: spec}
 	if old, err := ReadStatus(dir); err == nil && old.Plan == spec.Plan {
 		s.status = old // keeps the count of restarts and the last exit
 	}
@@ -64,14 +55,23 @@ func Run(ctx context.Context, dir string, lockFD uintptr) error {
 	if err := s.set(s.status.State); err != nil { // so that everyone knows whom to signal
 		return err
 	}
-	if err := s.openStdio(); err != nil {
+	if err := s.open(ctx, engines); err != nil {
 		return err
 	}
-	defer s.closeStdio()
+	defer s.close()
 	return s.keep(ctx)
 }
 
-func (s *shim) openStdio() error {
+// open makes the log ring and the engine.
+func (s *shim) open(ctx context.Context, engines Engines) error {
+	name := s.spec.Engine
+	if name == "" {
+		name = EngineRunc
+	}
+	opener, ok := engines[name]
+	if !ok {
+		return fmt.Errorf("this shim has no engine %q", name)
+	}
 	ring, err := logs.Open(s.spec.LogDir, s.spec.LogBound)
 	if errors.Is(err, unix.ENOSPC) {
 		// A full data disk costs the logs on it, not the workload.
@@ -81,24 +81,15 @@ func (s *shim) openStdio() error {
 		return err
 	}
 	s.ring = ring
-	for _, std := range []struct {
-		name   string
-		stream logs.Stream
-	}{{"stdout", logs.Stdout}, {"stderr", logs.Stderr}} {
-		p, err := startPump(filepath.Join(s.dir, std.name), s.spec.UID, s.spec.GID, std.stream, ring, s.spec.LogRate)
-		if err != nil {
-			s.closeStdio()
-			return err
-		}
-		s.pumps = append(s.pumps, p)
+	s.engine, err = opener(ctx, Host{Dir: s.dir, Ring: ring}, s.spec)
+	if err != nil {
+		return errors.Join(err, ring.Close())
 	}
 	return nil
 }
 
-func (s *shim) closeStdio() {
-	for _, p := range s.pumps {
-		p.close()
-	}
+func (s *shim) close() {
+	_ = s.engine.Close()
 	_ = s.ring.Close()
 }
 
@@ -145,40 +136,40 @@ func (s *shim) keep(ctx context.Context) error {
 	return err
 }
 
-// adopt finds the container that an earlier shim of this directory left. If that
+// adopt finds the instance that an earlier shim of this directory left. If that
 // has ended meanwhile, it notes how; what is left of it is cleared away.
-func (s *shim) adopt(ctx context.Context) (c *running, ended bool, err error) {
-	status, pid, err := s.runtime.state(ctx)
+func (s *shim) adopt(ctx context.Context) (c Instance, ended bool, err error) {
+	known := s.status.Process
+	c, err = s.engine.Adopt(ctx, s.spec, known)
 	if err != nil {
 		return nil, false, err
 	}
-	known := s.status.Process
-	if status == "running" {
-		ref, err := process.Of(pid)
-		if err == nil && (known.IsZero() || known == ref) {
-			if c, err := s.take(ctx, ref, false); err == nil {
-				return c, false, nil
-			}
+	if c != nil {
+		if err := s.runs(c); err != nil {
+			return nil, false, err
 		}
+		return c, false, nil
 	}
 	if s.status.State == Running && !known.IsZero() && !known.Alive() {
-		s.ended(s.orphanExit(known))
+		s.ended(s.engine.Missed(ctx, s.spec, known))
 		ended = true
 	}
 	return nil, ended, s.clean()
 }
 
-// start makes runc start the container. It returns nil if that failed: then nothing
+// start makes the engine start an instance. It returns nil if that failed: then nothing
 // is left of it, and the status says why. An error is one of the shim's own.
-func (s *shim) start(ctx context.Context) (*running, error) {
+func (s *shim) start(ctx context.Context) (Instance, error) {
 	s.status.Process = process.Ref{}
 	s.status.Started = time.Now()
 	if err := s.set(Starting); err != nil {
 		return nil, err
 	}
-	c, err := s.tryStart(ctx)
+	c, err := s.engine.Start(ctx, s.spec)
 	if err == nil {
-		return c, nil
+		if err = s.runs(c); err == nil {
+			return c, nil
+		}
 	}
 	s.status.Reason, s.status.Detail = ReasonStart, oneLine(err.Error())
 	if full(s.spec.Upper) {
@@ -187,132 +178,64 @@ func (s *shim) start(ctx context.Context) (*running, error) {
 	return nil, s.clean()
 }
 
-func (s *shim) tryStart(ctx context.Context) (*running, error) {
-	var ends []*os.File
-	defer func() {
-		for _, f := range ends {
-			f.Close()
-		}
-	}()
-	for _, p := range s.pumps {
-		f, err := p.containerEnd()
-		if err != nil {
-			return nil, err
-		}
-		ends = append(ends, f)
-	}
-	pid, err := s.runtime.start(ctx, s.dir, ends[0], ends[1])
-	if err != nil {
-		return nil, err
-	}
-	ref, err := process.Of(pid)
-	if err != nil {
-		return nil, fmt.Errorf("start container: %w", err)
-	}
-	return s.take(ctx, ref, true)
-}
-
-// take makes ref the container that runs, once its confinement is proven.
-func (s *shim) take(ctx context.Context, ref process.Ref, child bool) (*running, error) {
-	h, err := ref.Open()
-	if err != nil {
-		return nil, err
-	}
-	if err := checkSecurity(ctx, ref, s.spec.NoNewPrivs); err != nil {
-		h.Close()
-		return nil, err
-	}
-	if err := os.WriteFile(filepath.Join(s.spec.Cgroup, "cpu.max"), []byte(s.spec.CPUMax), 0); err != nil && ref.Alive() {
-		h.Close()
-		return nil, fmt.Errorf("limit the container's processor time: %w", err)
-	}
-	s.status.Process = ref
+// runs notes that c does.
+func (s *shim) runs(c Instance) error {
+	s.status.Process = c.Process()
 	if err := s.set(Running); err != nil {
-		h.Close()
-		return nil, err
+		c.Release()
+		return err
 	}
-	return &running{handle: h, child: child}, nil
+	return nil
 }
 
-// wait returns when the container has ended and is cleared away. It ends it when
+// wait returns when the instance has ended and is cleared away. It ends it when
 // ctx ends.
-func (s *shim) wait(ctx context.Context, c *running) error {
-	defer c.handle.Close()
-	if err := c.handle.Wait(ctx); err != nil {
+func (s *shim) wait(ctx context.Context, c Instance) error {
+	defer c.Release()
+	e, err := c.Wait(ctx)
+	if err != nil {
 		if ctx.Err() == nil {
 			return err
 		}
 		if err := s.set(Stopping); err != nil {
 			return err
 		}
-		_ = c.handle.Signal(unix.SIGTERM)
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.spec.Grace)
-		err := c.handle.Wait(grace)
-		cancel()
-		if err != nil {
-			if err := s.kill(c); err != nil {
-				return err
-			}
+		if e, err = s.end(context.WithoutCancel(ctx), c); err != nil {
+			return err
 		}
 	}
-	exit := process.Exit{Code: -1}
-	if c.child {
-		var ws unix.WaitStatus
-		for {
-			_, err := unix.Wait4(c.handle.Ref().PID, &ws, 0, nil)
-			if errors.Is(err, unix.EINTR) {
-				continue
-			}
-			if err == nil {
-				exit = process.ExitOf(ws)
-			}
-			break
-		}
-	} else {
-		exit = s.orphanExit(c.handle.Ref())
-	}
-	s.ended(exit)
+	s.ended(e)
 	return s.clean()
 }
 
-// kill ends the container by force.
-func (s *shim) kill(c *running) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+// end ends the instance: gracefully, and by force after the grace.
+func (s *shim) end(ctx context.Context, c Instance) (Ended, error) {
+	_ = c.Stop(ctx, unix.SIGTERM)
+	grace, cancel := context.WithTimeout(ctx, s.spec.Grace)
+	e, err := c.Wait(grace)
+	cancel()
+	if err == nil {
+		return e, nil
+	}
+	ctx, cancel = context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if err := cgroup.Group(s.spec.Cgroup).Kill(ctx); err != nil {
-		return err
+	if err := c.Kill(ctx); err != nil {
+		return Ended{}, err
 	}
-	_ = c.handle.Signal(unix.SIGKILL) // in case that it was in no cgroup
-	return c.handle.Wait(ctx)
+	return c.Wait(ctx)
 }
 
-// orphanExit asks process 1's records, which may come a moment after the end. The
-// code is -1 if it isn't known.
-func (s *shim) orphanExit(ref process.Ref) process.Exit {
-	for range 50 {
-		e, err := reap.Read(s.spec.Exits, ref.PID, ref.Start)
-		if err == nil {
-			if e.Signal != 0 {
-				return process.Exit{Code: 128 + e.Signal, Signal: e.Signal}
-			}
-			return process.Exit{Code: e.Code}
+// ended notes how the instance ended and why.
+func (s *shim) ended(e Ended) {
+	s.status.Exit, s.status.Reason, s.status.Detail = e.Exit, e.Reason, e.Detail
+	if e.Reason == "" {
+		s.status.Reason = ReasonExited
+		if e.Exit.Code != 0 && e.Exit.Code != -1 && full(s.spec.Upper) {
+			s.status.Reason, e.Detail = ReasonDiskFull, e.Exit.String()+"; it had used up its disk limit"
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
-	return process.Exit{Code: -1}
-}
-
-// ended notes how the container ended and why, while its cgroup is still there.
-func (s *shim) ended(e process.Exit) {
-	s.status.Exit = e
-	s.status.Reason, s.status.Detail = ReasonExited, e.String()
-	switch {
-	case e.Code == -1:
-		s.status.Detail = "ended while no shim watched; exit code unknown"
-	case e.Signal == int(unix.SIGKILL) && cgroup.Group(s.spec.Cgroup).Event("memory.events", "oom_kill") > 0:
-		s.status.Reason, s.status.Detail = ReasonOOM, "killed for using more than its memory limit"
-	case e.Code != 0 && full(s.spec.Upper):
-		s.status.Reason, s.status.Detail = ReasonDiskFull, e.String()+"; it had used up its disk limit"
+	if s.status.Detail = e.Detail; e.Detail == "" {
+		s.status.Detail = e.Exit.String()
 	}
 }
 
@@ -330,7 +253,7 @@ func full(path string) bool {
 func (s *shim) clean() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	err := s.runtime.Clean(ctx)
+	err := s.engine.Clean(ctx)
 	pids, cerr := process.Children()
 	for _, pid := range pids {
 		_ = unix.Kill(pid, unix.SIGKILL)

@@ -63,7 +63,7 @@ func TestUnconfinedProcessIsRefused(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
-	if err := checkSecurity(ctx, ref, true); err == nil {
+	if err := CheckSecurity(ctx, ref, true); err == nil {
 		t.Error("a process with all capabilities was found confined")
 	}
 }

@@ -12,10 +12,14 @@ import (
 
 	"github.com/zero-os/zos/linux/process"
 	"github.com/zero-os/zos/supervise"
+	"github.com/zero-os/zos/workload/control"
 )
 
 // Spec is what a shim is told. The node daemon writes it before the shim starts.
 type Spec struct {
+	Engine string          `json:"engine,omitempty"` // an Engine… constant; "" is EngineRunc
+	Config json.RawMessage `json:"config,omitempty"` // the engine's own part, of EngineMachine
+
 	ID       string `json:"id"`        // runc's name of the container
 	Runc     string `json:"runc"`      // path of the program
 	RuncRoot string `json:"runc_root"` // runc's own state directory
@@ -28,7 +32,8 @@ type Spec struct {
 	UID uint32 `json:"uid"` // host ids that the container's process runs as; own the FIFOs
 	GID uint32 `json:"gid"`
 
-	CPUMax string `json:"cpu_max"` // of the cgroup's cpu.max, set when the program runs
+	// Limits are set when the program runs, and at every change of the spec.
+	Limits control.Limits `json:"limits"`
 
 	Upper    string `json:"upper"`     // path in the file system that the container writes to, for disk-full
 	LogDir   string `json:"log_dir"`   // the log ring
@@ -56,10 +61,24 @@ const (
 
 // Reasons of a state, problem codes.
 const (
-	ReasonStart    = "start-failed"
-	ReasonExited   = "exited"
-	ReasonOOM      = "oom-killed"
-	ReasonDiskFull = "disk-full"
+	ReasonStart     = "start-failed"       // no instance came to be
+	ReasonExited    = "exited"             // it ended by itself, or its code isn't known
+	ReasonSignal    = "killed"             // a signal ended it that its shim did not send
+	ReasonOOM       = "oom-killed"         // it used more memory than its limit
+	ReasonDiskFull  = "disk-full"          // it failed with its disk used up
+	ReasonPanic     = "guest-panic"        // a machine's kernel panicked
+	ReasonVMM       = "vmm-died"           // what runs a machine died: its monitor, or its file server
+	ReasonUnhealthy = "unhealthy"          // its health check failed too often
+	ReasonDeadline  = "deadline-exceeded"  // it ran for longer than its plan allows
+	ReasonAttempts  = "attempts-exhausted" // too many starts in a row failed
+	ReasonRestart   = "restarted"          // somebody asked for it
+)
+
+// CodeUnsupported is the problem of a request that an engine can't answer, CodeNotRunning
+// that of one for a workload that does not run now.
+const (
+	CodeUnsupported = "control-unsupported"
+	CodeNotRunning  = "not-running"
 )
 
 // Status is what a shim last wrote.
@@ -90,6 +109,11 @@ const (
 	// BundleDir holds config.json and rootfs.
 	BundleDir = "bundle"
 )
+
+// Runtime drives runc for the container of the spec.
+func (s Spec) Runtime() Runtime {
+	return Runtime{Runc: s.Runc, Root: s.RuncRoot, ID: s.ID, Cgroup: s.Cgroup}
+}
 
 // WriteSpec stores the spec of the shim in dir.
 func WriteSpec(dir string, s Spec) error { return WriteJSON(filepath.Join(dir, specFile), s) }

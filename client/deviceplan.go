@@ -176,16 +176,21 @@ func WithoutDevice(p plan.Plan, network, name string) (plan.Plan, error) {
 		if w.Name == name {
 			continue
 		}
-		if w.Kind == plan.KindContainer {
-			c, err := plan.DecodeContainer(w.Config)
-			if err != nil {
-				return p, err
+		var err error
+		switch w.Kind {
+		case plan.KindContainer:
+			var c plan.Container
+			if c, err = plan.DecodeContainer(w.Config); err == nil && forget(c.Networks, network, name) {
+				w.Config, err = c.Encode()
 			}
-			if forget(c.Networks, network, name) {
-				if w.Config, err = c.Encode(); err != nil {
-					return p, err
-				}
+		case plan.KindVM:
+			var m plan.VM
+			if m, err = plan.DecodeVM(w.Config); err == nil && forget(m.Networks, network, name) {
+				w.Config, err = m.Encode()
 			}
+		}
+		if err != nil {
+			return p, err
 		}
 		out.Workloads = append(out.Workloads, w)
 	}
@@ -231,7 +236,7 @@ type Reach struct {
 func ReachedBy(p *plan.Plan, network, device string) []Reach {
 	out := []Reach{}
 	for _, w := range AttachedTo(p, network) {
-		if w.Workload.Kind != plan.KindContainer {
+		if !plan.Runs(w.Workload.Kind) {
 			continue // devices and gateways are reached by nobody
 		}
 		r := Reach{Workload: w.Workload.Name, Names: append([]string{w.Workload.Name}, w.Aliases...), IPv4: w.IPv4, IPv6: w.IPv6, Ports: []string{}}

@@ -52,7 +52,7 @@ func GatesOf(p *plan.Plan, name string) ([]Gate, error) {
 			return nil, problem.New("plan-invalid", "workload %s: %w", w.Name, err)
 		}
 		switch w.Kind {
-		case plan.KindContainer:
+		case plan.KindContainer, plan.KindVM:
 			places[w.Name] = at
 		case plan.KindGateway:
 			g, err := plan.DecodeGateway(w.Config)

@@ -22,7 +22,7 @@ func homesOf(d *Deployment) homes {
 		out[name][network] = append(out[name][network], workload)
 	}
 	for _, w := range d.Workloads {
-		if w.Kind != plan.KindContainer {
+		if !plan.Runs(w.Kind) {
 			continue
 		}
 		out[w.Name] = map[string][]string{}
@@ -33,7 +33,7 @@ func homesOf(d *Deployment) homes {
 	for _, w := range d.Workloads {
 		for _, a := range w.Networks {
 			for _, alias := range a.Aliases {
-				if w.Kind == plan.KindContainer && alias != w.Name {
+				if plan.Runs(w.Kind) && alias != w.Name {
 					add(alias, a.Network, w.Name)
 				}
 			}

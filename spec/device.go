@@ -135,7 +135,7 @@ func (p *placement) entry(d *Deployment, wi, pi int, devices []device, old stand
 		}
 	}
 	for i, w := range d.Workloads {
-		if w.Kind == plan.KindContainer && slices.ContainsFunc(w.Networks, func(a Attachment) bool { return a.Network == network }) && p.at[i] >= 0 { // else it has no place
+		if plan.Runs(w.Kind) && slices.ContainsFunc(w.Networks, func(a Attachment) bool { return a.Network == network }) && p.at[i] >= 0 { // else it has no place
 			runs = append(runs, p.nodes[p.at[i]].Slot)
 		}
 	}

@@ -202,7 +202,7 @@ func (s *source) peers(d *Deployment) {
 		members := map[string][]string{} // workloads of the network by name and by alias
 		for _, w := range d.Workloads {
 			for _, a := range w.Networks {
-				if a.Network == n.Name && w.Kind == plan.KindContainer {
+				if a.Network == n.Name && plan.Runs(w.Kind) {
 					members[w.Name] = append(members[w.Name], w.Name)
 					for _, alias := range a.Aliases {
 						members[alias] = append(members[alias], w.Name)

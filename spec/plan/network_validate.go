@@ -114,7 +114,7 @@ func (p Plan) newNetCheck() (*netCheck, error) {
 	}
 	for _, w := range p.Workloads {
 		c.names[w.Name] = true
-		c.runs[w.Name] = w.Kind == KindContainer
+		c.runs[w.Name] = Runs(w.Kind)
 	}
 	return c, nil
 }

@@ -28,7 +28,7 @@ func TestSchemaNamesTheFieldsOfEveryBody(t *testing.T) {
 		"logs-params": LogsParams{}, "log-chunk": LogChunk{}, "log-record": LogRecord{}, "exec-params": ExecParams{}, "exec-user": User{},
 		"console-params": ConsoleParams{}, "files-params": FilesParams{}, "up-frame": UpFrame{}, "down-frame": DownFrame{},
 		"restart-params": RestartParams{}, "signal-params": SignalParams{}, "events-params": EventsParams{}, "event-chunk": EventChunk{},
-		"event": Event{}, "top-params": TopParams{}, "top": Top{}, "stats": Stats{}, "metrics-params": MetricsParams{}, "metrics": Metrics{},
+		"event": Event{}, "stats": Stats{}, "metrics-params": MetricsParams{}, "metrics": Metrics{}, "node-metrics": NodeMetrics{}, "states": States{},
 	} {
 		var want []string
 		for f := range reflect.TypeOf(v).Fields() {

@@ -12,12 +12,13 @@ const (
 	MaxEvents    = 64      // events of one chunk
 	MaxArgv      = 16      // arguments of an event
 	MaxArgText   = 128     // bytes of one of them
-	MaxWorkloads = 1024    // workloads of one Top
+	MaxWorkloads = 1024    // workloads of one Metrics
 )
 
 // EventsParams ask what happened to a workload.
 type EventsParams struct {
-	Workload string `cbor:"workload"` // "": every one of the contract
+	Workload string `cbor:"workload"` // "": every one of the contract on this node
+	After    uint64 `cbor:"after"`    // of one workload: only events with a higher sequence
 	Since    int64  `cbor:"since"`    // Unix nanoseconds of the node's clock; 0: everything that is kept
 	Follow   bool   `cbor:"follow"`   // go on with what comes
 }
@@ -48,24 +49,25 @@ type Event struct {
 	Argv []string `cbor:"argv" json:"argv"`
 }
 
-// TopParams ask how much workloads use now.
-type TopParams struct {
+// MetricsParams ask how much workloads use now.
+type MetricsParams struct {
 	Workload string `cbor:"workload"` // "": every one of the contract on this node
 }
 
-// Top answers TopParams.
-type Top struct {
-	Workloads []Stats `cbor:"workloads" json:"workloads"` // by name
+// Metrics answers MetricsParams.
+type Metrics struct {
+	Time      int64   `cbor:"time" json:"time"`           // Unix nanoseconds of the node's clock
+	Workloads []Stats `cbor:"workloads" json:"workloads"` // sorted by name, at most MaxWorkloads
 }
 
 // Stats is what one workload uses, as its cgroup or its guest's kernel counts.
 type Stats struct {
 	Name           string `cbor:"name" json:"name"`
+	Version        uint64 `cbor:"version" json:"version"` // of the contract that it runs
 	Kind           string `cbor:"kind" json:"kind"`
 	State          string `cbor:"state" json:"state"`
 	Ready          bool   `cbor:"ready" json:"ready"`
 	Isolation      string `cbor:"isolation" json:"isolation"`
-	Time           int64  `cbor:"time" json:"time"` // Unix nanoseconds of the node's clock, when it was read
 	CPUMicros      uint64 `cbor:"cpu_us" json:"cpu_us"`
 	ThrottledUS    uint64 `cbor:"throttled_us" json:"throttled_us"`
 	CPULimit       uint64 `cbor:"cpu_limit" json:"cpu_limit"` // thousandths of a core
@@ -90,15 +92,34 @@ type Stats struct {
 	Problem string `cbor:"problem" json:"problem"`
 }
 
-// MetricsParams ask for metrics: of a contract's workloads on this node, or, when the
-// request names no contract, of the node.
-type MetricsParams struct {
-	Workload string `cbor:"workload"` // "": every one of the contract; of the node it is ""
+// NodeMetrics is how a node is, for the farm: nothing of it names a tenant.
+type NodeMetrics struct {
+	Time           int64    `cbor:"time" json:"time"`     // Unix nanoseconds of the node's clock
+	Uptime         uint64   `cbor:"uptime" json:"uptime"` // seconds
+	Release        uint64   `cbor:"release" json:"release"`
+	Head           uint64   `cbor:"head" json:"head"`           // height of the last proven header
+	HeadTime       uint64   `cbor:"head_time" json:"head_time"` // Unix seconds
+	CPUs           uint64   `cbor:"cpus" json:"cpus"`
+	CPUBusyMicros  uint64   `cbor:"cpu_busy_us" json:"cpu_busy_us"` // of all cores
+	CPUIdleMicros  uint64   `cbor:"cpu_idle_us" json:"cpu_idle_us"`
+	MemoryTotal    uint64   `cbor:"memory_total" json:"memory_total"` // bytes, likewise below
+	MemoryFree     uint64   `cbor:"memory_available" json:"memory_available"`
+	DiskTotal      uint64   `cbor:"disk_total" json:"disk_total"` // of the data directory's file system
+	DiskFree       uint64   `cbor:"disk_available" json:"disk_available"`
+	StoreBytes     uint64   `cbor:"store" json:"store"`   // objects that are kept
+	NetReceived    uint64   `cbor:"net_rx" json:"net_rx"` // of its own interfaces, without the loopback
+	NetSent        uint64   `cbor:"net_tx" json:"net_tx"`
+	PressureCPU    uint64   `cbor:"psi_cpu" json:"psi_cpu"` // hundredths of a percent of the last ten seconds
+	PressureMemory uint64   `cbor:"psi_memory" json:"psi_memory"`
+	PressureIO     uint64   `cbor:"psi_io" json:"psi_io"`
+	Contracts      uint64   `cbor:"contracts" json:"contracts"`
+	States         []States `cbor:"states" json:"states"` // sorted by state
 }
 
-// Metrics answers MetricsParams.
-type Metrics struct {
-	Text []byte `cbor:"text"` // Prometheus' text format 0.0.4, at most MaxReport bytes
+// States is how many workloads are in one state.
+type States struct {
+	State string `cbor:"state" json:"state"`
+	Count uint64 `cbor:"count" json:"count"`
 }
 
 // DecodeEventsParams reads and checks the parameters of events; "request-invalid",
@@ -112,12 +133,7 @@ func DecodeEventsParams(b []byte) (EventsParams, error) {
 	})
 }
 
-// DecodeTopParams reads and checks the parameters of Top.
-func DecodeTopParams(b []byte) (TopParams, error) {
-	return params(b, func(p TopParams) error { return anyName(p.Workload) })
-}
-
-// DecodeMetricsParams reads and checks the parameters of Metrics.
+// DecodeMetricsParams reads and checks the parameters of metrics.
 func DecodeMetricsParams(b []byte) (MetricsParams, error) {
 	return params(b, func(p MetricsParams) error { return anyName(p.Workload) })
 }
@@ -138,24 +154,40 @@ func DecodeEventChunk(b []byte) (EventChunk, error) {
 	})
 }
 
-// DecodeTop reads and checks a Top.
-func DecodeTop(b []byte) (Top, error) {
-	return reply(b, func(t Top) error {
-		if len(t.Workloads) > MaxWorkloads {
-			return fmt.Errorf("%d workloads, at most %d are allowed", len(t.Workloads), MaxWorkloads)
+// DecodeMetrics reads and checks the figures of workloads.
+func DecodeMetrics(b []byte) (Metrics, error) {
+	return reply(b, func(m Metrics) error {
+		if len(m.Workloads) > MaxWorkloads {
+			return fmt.Errorf("%d workloads, at most %d are allowed", len(m.Workloads), MaxWorkloads)
 		}
-		for _, s := range t.Workloads {
+		for i, s := range m.Workloads {
 			if err := firstError(name(s.Name), word(s.Kind), word(s.State), word(s.Isolation), word(s.Problem)); err != nil {
 				return err
+			}
+			if i > 0 && m.Workloads[i-1].Name >= s.Name {
+				return fmt.Errorf("workloads are not sorted by name, or %s stands twice", s.Name)
 			}
 		}
 		return nil
 	})
 }
 
-// DecodeMetrics reads and checks metrics.
-func DecodeMetrics(b []byte) (Metrics, error) {
-	return reply(b, func(Metrics) error { return nil })
+// DecodeNodeMetrics reads and checks the figures of a node.
+func DecodeNodeMetrics(b []byte) (NodeMetrics, error) {
+	return reply(b, func(m NodeMetrics) error {
+		if len(m.States) > 16 {
+			return fmt.Errorf("%d states", len(m.States))
+		}
+		for i, s := range m.States {
+			if err := name(s.State); err != nil {
+				return err
+			}
+			if i > 0 && m.States[i-1].State >= s.State {
+				return fmt.Errorf("states are not sorted, or %s stands twice", s.State)
+			}
+		}
+		return nil
+	})
 }
 
 func (e Event) check() error {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/spec/plan"
 )
 
 // Limits of what people ask of a running workload. A client keeps below them, a
@@ -18,21 +19,20 @@ const (
 	MaxPath     = 1024    // bytes of a path inside a workload
 	MaxWindow   = 1 << 16 // rows or columns of a terminal
 	MaxSignal   = 64
-	// MaxData bounds the bytes of one frame. What goes up may have a lower bound on
-	// the bus.
-	MaxData = 64 << 10
+	// MaxData bounds the bytes of one frame, so that it fits one message of the bus.
+	MaxData = 60 << 10
 )
 
-// ExecParams run a program inside a workload. Frames follow both ways.
+// ExecParams run a program inside the workload that the request names; likewise
+// below. Frames follow both ways.
 type ExecParams struct {
-	Workload string   `cbor:"workload"`
-	Args     []string `cbor:"args"`    // at least one
-	Env      []string `cbor:"env"`     // NAME=value, beside the workload's own
-	WorkDir  string   `cbor:"workdir"` // absolute, inside the workload; "": the workload's own
-	User     *User    `cbor:"user"`    // nil: the workload's own
-	TTY      bool     `cbor:"tty"`
-	Rows     uint64   `cbor:"rows"` // of the terminal; 0 without
-	Cols     uint64   `cbor:"cols"`
+	Args    []string `cbor:"args"`    // at least one
+	Env     []string `cbor:"env"`     // NAME=value, beside the workload's own
+	WorkDir string   `cbor:"workdir"` // absolute, inside the workload; "": the workload's own
+	User    *User    `cbor:"user"`    // nil: the workload's own
+	TTY     bool     `cbor:"tty"`
+	Rows    uint64   `cbor:"rows"` // of the terminal; 0 without
+	Cols    uint64   `cbor:"cols"`
 }
 
 // User is who a program runs as, inside a workload.
@@ -43,17 +43,15 @@ type User struct {
 
 // ConsoleParams attach to the serial console of a machine. Frames follow both ways.
 type ConsoleParams struct {
-	Workload string `cbor:"workload"`
-	Rows     uint64 `cbor:"rows"`
-	Cols     uint64 `cbor:"cols"`
+	Rows uint64 `cbor:"rows"`
+	Cols uint64 `cbor:"cols"`
 }
 
 // FilesParams copy files out of a workload, as a tar stream in FrameStdout, or into
 // it, from one in FrameStdin that FrameClose ends. FrameExit 0 says that all was
 // copied.
 type FilesParams struct {
-	Workload string `cbor:"workload"`
-	Path     string `cbor:"path"` // absolute and plain, inside the workload
+	Path string `cbor:"path"` // absolute and plain, inside the workload
 }
 
 // What an UpFrame is.
@@ -92,13 +90,12 @@ type DownFrame struct {
 // RestartParams end a workload gracefully and start it again, whatever its restart
 // policy says. The answer comes when it has been told to, not when it runs again.
 type RestartParams struct {
-	Workload string `cbor:"workload"`
+	Grace uint64 `cbor:"grace"` // milliseconds before it is killed; 0: as the plan says
 }
 
 // SignalParams send one signal to the first process of a workload.
 type SignalParams struct {
-	Workload string `cbor:"workload"`
-	Signal   uint64 `cbor:"signal"` // 1 to MaxSignal
+	Signal uint64 `cbor:"signal"` // 1 to MaxSignal
 }
 
 // Done answers what has no other answer: RestartParams and SignalParams.
@@ -175,13 +172,19 @@ func (p ExecParams) check() error {
 			return err
 		}
 	}
-	return firstError(name(p.Workload), window(p.Rows, p.Cols))
+	return window(p.Rows, p.Cols)
 }
 
-func (p ConsoleParams) check() error { return firstError(name(p.Workload), window(p.Rows, p.Cols)) }
-func (p FilesParams) check() error   { return firstError(name(p.Workload), plainPath(p.Path)) }
-func (p RestartParams) check() error { return name(p.Workload) }
-func (p SignalParams) check() error  { return firstError(name(p.Workload), signal(p.Signal)) }
+func (p ConsoleParams) check() error { return window(p.Rows, p.Cols) }
+func (p FilesParams) check() error   { return plainPath(p.Path) }
+func (p SignalParams) check() error  { return signal(p.Signal) }
+
+func (p RestartParams) check() error {
+	if p.Grace > plan.MaxGrace*1000 {
+		return fmt.Errorf("a grace of %d ms, at most %d are allowed", p.Grace, plan.MaxGrace*1000)
+	}
+	return nil
+}
 
 func (f UpFrame) check() error {
 	want := UpFrame{Kind: f.Kind}

@@ -22,12 +22,12 @@ func bodies() map[string]struct {
 	}
 	const ask, told = "request-invalid", "reply-invalid"
 	return map[string]entry{
-		"exec":                            {ExecParams{Workload: "web", Args: []string{"/bin/sh", "-l"}, Env: []string{"A=b=c"}, WorkDir: "/srv", User: &User{1, 2}, TTY: true, Rows: 24, Cols: 80}, anything(DecodeExecParams), ask},
-		"exec of the workload's own user": {ExecParams{Workload: "web", Args: []string{"ls"}}, anything(DecodeExecParams), ask},
-		"console":                         {ConsoleParams{Workload: "box", Rows: 24, Cols: 80}, anything(DecodeConsoleParams), ask},
-		"files":                           {FilesParams{Workload: "web", Path: "/srv/www"}, anything(DecodeFilesParams), ask},
-		"restart":                         {RestartParams{Workload: "web"}, anything(DecodeRestartParams), ask},
-		"signal":                          {SignalParams{Workload: "web", Signal: 1}, anything(DecodeSignalParams), ask},
+		"exec":                            {ExecParams{Args: []string{"/bin/sh", "-l"}, Env: []string{"A=b=c"}, WorkDir: "/srv", User: &User{1, 2}, TTY: true, Rows: 24, Cols: 80}, anything(DecodeExecParams), ask},
+		"exec of the workload's own user": {ExecParams{Args: []string{"ls"}}, anything(DecodeExecParams), ask},
+		"console":                         {ConsoleParams{Rows: 24, Cols: 80}, anything(DecodeConsoleParams), ask},
+		"files":                           {FilesParams{Path: "/srv/www"}, anything(DecodeFilesParams), ask},
+		"restart":                         {RestartParams{Grace: 500}, anything(DecodeRestartParams), ask},
+		"signal":                          {SignalParams{Signal: 1}, anything(DecodeSignalParams), ask},
 		"stdin":                           {UpFrame{Kind: FrameStdin, Data: []byte("ls\n")}, anything(DecodeUpFrame), ask},
 		"resize":                          {UpFrame{Kind: FrameResize, Rows: 10, Cols: 20}, anything(DecodeUpFrame), ask},
 		"a signal":                        {UpFrame{Kind: FrameSignal, Signal: 2}, anything(DecodeUpFrame), ask},
@@ -37,12 +37,11 @@ func bodies() map[string]struct {
 		"exit":                            {DownFrame{Kind: FrameExit, Code: 127, Detail: "no such program"}, anything(DecodeDownFrame), told},
 		"events":                          {EventsParams{Workload: "web", Since: 5, Follow: true}, anything(DecodeEventsParams), ask},
 		"events of all":                   {EventsParams{}, anything(DecodeEventsParams), ask},
-		"top":                             {TopParams{}, anything(DecodeTopParams), ask},
 		"metrics":                         {MetricsParams{Workload: "web"}, anything(DecodeMetricsParams), ask},
 		"an event": {EventChunk{Events: []Event{{Workload: "web", Sequence: 3, Time: 4, Kind: "exec", Who: "SHA256:x", Argv: []string{"ls"}}}},
 			anything(DecodeEventChunk), told},
-		"stats": {Top{Workloads: []Stats{{Name: "web", Kind: "container", State: "running", PressureCPU: 1234}}}, anything(DecodeTop), told},
-		"text":  {Metrics{Text: []byte("# HELP\n")}, anything(DecodeMetrics), told},
+		"stats": {Metrics{Workloads: []Stats{{Name: "web", Kind: "container", State: "running", PressureCPU: 1234}}}, anything(DecodeMetrics), told},
+		"node":  {NodeMetrics{CPUs: 2, States: []States{{"failed", 1}, {"running", 3}}}, anything(DecodeNodeMetrics), told},
 	}
 }
 
@@ -73,21 +72,21 @@ func TestWhatHasNoBoundsIsRefused(t *testing.T) {
 		value  any
 		decode func([]byte) (any, error)
 	}{
-		"exec of nothing":            {ExecParams{Workload: "w"}, anything(DecodeExecParams)},
-		"exec of an empty name":      {ExecParams{Workload: "w", Args: []string{""}}, anything(DecodeExecParams)},
-		"exec in no workload":        {ExecParams{Args: []string{"ls"}}, anything(DecodeExecParams)},
-		"exec in a path":             {ExecParams{Workload: "../w", Args: []string{"ls"}}, anything(DecodeExecParams)},
-		"a long argument":            {ExecParams{Workload: "w", Args: []string{long}}, anything(DecodeExecParams)},
-		"many arguments":             {ExecParams{Workload: "w", Args: append([]string{"ls"}, make([]string, MaxExecArgs)...)}, anything(DecodeExecParams)},
-		"a zero byte":                {ExecParams{Workload: "w", Args: []string{"a\x00b"}}, anything(DecodeExecParams)},
-		"a variable without a name":  {ExecParams{Workload: "w", Args: []string{"ls"}, Env: []string{"=x"}}, anything(DecodeExecParams)},
-		"a relative directory":       {ExecParams{Workload: "w", Args: []string{"ls"}, WorkDir: "srv"}, anything(DecodeExecParams)},
-		"a window without terminal":  {ExecParams{Workload: "w", Args: []string{"ls"}, Rows: 1}, anything(DecodeExecParams)},
-		"a huge terminal":            {ConsoleParams{Workload: "w", Rows: MaxWindow}, anything(DecodeConsoleParams)},
-		"a path upwards":             {FilesParams{Workload: "w", Path: "/a/../../etc"}, anything(DecodeFilesParams)},
-		"a relative path":            {FilesParams{Workload: "w", Path: "etc"}, anything(DecodeFilesParams)},
-		"signal 0":                   {SignalParams{Workload: "w"}, anything(DecodeSignalParams)},
-		"signal 65":                  {SignalParams{Workload: "w", Signal: 65}, anything(DecodeSignalParams)},
+		"exec of nothing":            {ExecParams{}, anything(DecodeExecParams)},
+		"exec of an empty name":      {ExecParams{Args: []string{""}}, anything(DecodeExecParams)},
+		"a week of grace":            {RestartParams{Grace: 604800000}, anything(DecodeRestartParams)},
+		"events in a path":           {EventsParams{Workload: "../w"}, anything(DecodeEventsParams)},
+		"a long argument":            {ExecParams{Args: []string{long}}, anything(DecodeExecParams)},
+		"many arguments":             {ExecParams{Args: append([]string{"ls"}, make([]string, MaxExecArgs)...)}, anything(DecodeExecParams)},
+		"a zero byte":                {ExecParams{Args: []string{"a\x00b"}}, anything(DecodeExecParams)},
+		"a variable without a name":  {ExecParams{Args: []string{"ls"}, Env: []string{"=x"}}, anything(DecodeExecParams)},
+		"a relative directory":       {ExecParams{Args: []string{"ls"}, WorkDir: "srv"}, anything(DecodeExecParams)},
+		"a window without terminal":  {ExecParams{Args: []string{"ls"}, Rows: 1}, anything(DecodeExecParams)},
+		"a huge terminal":            {ConsoleParams{Rows: MaxWindow}, anything(DecodeConsoleParams)},
+		"a path upwards":             {FilesParams{Path: "/a/../../etc"}, anything(DecodeFilesParams)},
+		"a relative path":            {FilesParams{Path: "etc"}, anything(DecodeFilesParams)},
+		"signal 0":                   {SignalParams{}, anything(DecodeSignalParams)},
+		"signal 65":                  {SignalParams{Signal: 65}, anything(DecodeSignalParams)},
 		"a frame of no kind":         {UpFrame{}, anything(DecodeUpFrame)},
 		"a frame of two kinds":       {UpFrame{Kind: FrameStdin, Signal: 1}, anything(DecodeUpFrame)},
 		"a close with data":          {UpFrame{Kind: FrameClose, Data: []byte{1}}, anything(DecodeUpFrame)},
@@ -98,7 +97,9 @@ func TestWhatHasNoBoundsIsRefused(t *testing.T) {
 		"too many events":            {EventChunk{Events: make([]Event, MaxEvents+1)}, anything(DecodeEventChunk)},
 		"a long event":               {EventChunk{Events: []Event{{Workload: "w", Detail: long}}}, anything(DecodeEventChunk)},
 		"events before 1970":         {EventsParams{Since: -1}, anything(DecodeEventsParams)},
-		"a name in top":              {Top{Workloads: []Stats{{Name: "a/b"}}}, anything(DecodeTop)},
+		"a name with a slash":        {Metrics{Workloads: []Stats{{Name: "a/b"}}}, anything(DecodeMetrics)},
+		"a workload twice":           {Metrics{Workloads: []Stats{{Name: "a"}, {Name: "a"}}}, anything(DecodeMetrics)},
+		"a state twice":              {NodeMetrics{States: []States{{"a", 1}, {"a", 2}}}, anything(DecodeNodeMetrics)},
 	} {
 		b, err := canon.Marshal(v.value)
 		if err != nil {

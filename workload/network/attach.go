@@ -32,6 +32,7 @@ type attachment struct {
 	Name   string     `json:"name"` // eth0, …
 	Router string     `json:"router"`
 	IPv4   netip.Addr `json:"ipv4"`
+	Tap    string     `json:"tap,omitempty"` // of a virtual machine: tap0, …
 	view   View
 	port   Port
 }
@@ -194,7 +195,11 @@ func (k *Kind) tie(ctx context.Context, d workload.Desired, ns int, a attachment
 	if err := netns.Do(int(r.Fd()), a.routerSide); err != nil {
 		return err
 	}
-	if err := netns.Do(ns, a.workloadSide); err != nil {
+	side := a.workloadSide
+	if a.Tap != "" {
+		side = a.guestSide
+	}
+	if err := netns.Do(ns, side); err != nil {
 		return err
 	}
 	limited, cancel := context.WithTimeout(ctx, patience)
@@ -271,7 +276,7 @@ func (k *Kind) tied(router workload.ID, ns int, a attachment) error {
 		}
 		index = l.Attrs().Index
 		if l.Attrs().ParentIndex != port || peer != index || master < 0 || l.Attrs().Flags&net.FlagUp == 0 ||
-			l.Attrs().HardwareAddr.String() != hw(workloadMAC(a.IPv4)).String() {
+			l.Attrs().HardwareAddr.String() != hw(a.deviceMAC()).String() {
 			return fmt.Errorf("its %s is not joined with the router", a.Name)
 		}
 		return nil
@@ -289,7 +294,7 @@ func plug(router, ns int, a attachment) error {
 		if err := remove(name); err != nil {
 			return err
 		}
-		veth := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: a.Name, PeerNamespace: netlink.NsFd(ns), PeerHardwareAddr: hw(workloadMAC(a.IPv4)), PeerMTU: uint32(a.view.MTU)}
+		veth := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: a.Name, PeerNamespace: netlink.NsFd(ns), PeerHardwareAddr: hw(a.deviceMAC()), PeerMTU: uint32(a.view.MTU)}
 		veth.Name, veth.MTU = name, a.view.MTU
 		if err := netlink.LinkAdd(veth); err != nil {
 			return fmt.Errorf("make interface %s: %w", a.Name, err)
@@ -359,25 +364,14 @@ func (a attachment) workloadSide() error {
 		return err
 	}
 	mac := routerMAC(a.view.Router4)
-	for _, f := range []struct {
-		router netip.Addr
-		net    netip.Prefix
-		all    netip.Prefix
-	}{
-		{a.view.Router4, a.view.IPv4, netip.PrefixFrom(netip.IPv4Unspecified(), 0)},
-		{a.view.Router6, a.view.IPv6, netip.PrefixFrom(netip.IPv6Unspecified(), 0)},
-	} {
+	for _, f := range a.ways() {
 		if err := neighbour(l, f.router, mac); err != nil {
 			return err
 		}
 		if err := route(netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(single(f.router)), Scope: netlink.SCOPE_LINK}); err != nil {
 			return err
 		}
-		dests := []netip.Prefix{f.net}
-		if a.port.Egress != plan.EgressNone {
-			dests = append(dests, f.all)
-		}
-		for _, dst := range dests {
+		for _, dst := range f.dests {
 			if err := route(netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(dst), Gw: f.router.AsSlice()}); err != nil {
 				return err
 			}
@@ -436,6 +430,12 @@ func (k Attacher) Attached(id workload.ID) error {
 		if err := k.tied(workload.ID{Contract: id.Contract, Name: a.Router}, int(ns.Fd()), a); err != nil {
 			return err
 		}
+		if a.Tap == "" {
+			continue
+		}
+		if err := netns.Do(int(ns.Fd()), a.joined); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -460,7 +460,7 @@ func (k Attacher) detach(id workload.ID) error {
 				return fmt.Errorf("list links: %w", err)
 			}
 			for _, l := range all {
-				if strings.HasPrefix(l.Attrs().Name, "eth") {
+				if name := l.Attrs().Name; strings.HasPrefix(name, "eth") || strings.HasPrefix(name, "tap") || strings.HasPrefix(name, "hub") {
 					if err := remove(l.Attrs().Name); err != nil {
 						return err
 					}

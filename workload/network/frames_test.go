@@ -2,14 +2,18 @@ package network
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zero-os/zos/linux/tap"
 )
 
 // Frames by hand, as a workload with every capability over its interface could
@@ -100,7 +104,28 @@ func arp(op uint16, senderHW []byte, sender netip.Addr, targetHW []byte, target 
 type wire struct {
 	fd    int
 	index int
+	guest *os.File // instead: the end of a tap that a machine's monitor has
 }
+
+// guest takes the place of a machine's monitor.
+func (p place) guest(name string) wire {
+	p.t.Helper()
+	var w wire
+	p.in(func() (err error) {
+		if w.guest, err = tap.Open(name); err != nil {
+			return err
+		}
+		// The kernel notices a little later that somebody is there.
+		ctx, cancel := context.WithTimeout(context.Background(), patient)
+		defer cancel()
+		return forwards(ctx, name)
+	})
+	p.t.Cleanup(func() { w.guest.Close() })
+	return w
+}
+
+// vnetHeader is before every frame of a tap; zeros: nothing left to do.
+const vnetHeader = 10
 
 func htons(n uint16) uint16 { return n<<8 | n>>8 }
 
@@ -132,12 +157,20 @@ func (w wire) send(t testing.TB, f []byte) {
 	if len(f) < 60 {
 		f = append(slices.Clone(f), make([]byte, 60-len(f))...)
 	}
+	if w.guest != nil {
+		_, err := w.guest.Write(append(make([]byte, vnetHeader), f...))
+		must(t, err)
+		return
+	}
 	must(t, unix.Sendto(w.fd, f, 0, &unix.SockaddrLinklayer{Ifindex: w.index}))
 }
 
 // until returns the incoming frames up to one that contains last.
 func (w wire) until(t testing.TB, last string) [][]byte {
 	t.Helper()
+	if w.guest != nil {
+		return w.untilGuest(t, last)
+	}
 	tv := unix.NsecToTimeval(int64(patient))
 	must(t, unix.SetsockoptTimeval(w.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv))
 	var got [][]byte
@@ -157,5 +190,23 @@ func (w wire) until(t testing.TB, last string) [][]byte {
 			return got
 		}
 		got = append(got, slices.Clone(b[:n]))
+	}
+}
+
+func (w wire) untilGuest(t testing.TB, last string) [][]byte {
+	t.Helper()
+	var got [][]byte
+	b := make([]byte, 65536)
+	must(t, w.guest.SetReadDeadline(time.Now().Add(patient)))
+	for {
+		n, err := w.guest.Read(b)
+		if err != nil {
+			t.Fatalf("waiting for a frame with %q: %v", last, err)
+		}
+		f := b[min(n, vnetHeader):n]
+		if bytes.Contains(f, []byte(last)) {
+			return got
+		}
+		got = append(got, slices.Clone(f))
 	}
 }

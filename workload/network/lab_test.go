@@ -85,7 +85,7 @@ func (m *machine) open(t testing.TB, w *world) {
 // wipe takes away what a test left.
 func (m *machine) wipe(t testing.TB) {
 	ctx := context.Background()
-	for _, of := range []Attacher{m.kind.containers(), m.kind.Gateways()} {
+	for _, of := range []Attacher{m.kind.containers(), m.kind.Gateways(), m.kind.Machines()} {
 		attached, err := of.List()
 		if err != nil {
 			t.Error(err)
@@ -274,6 +274,7 @@ type member struct {
 	at         []plan.Attachment
 	routes     []plan.Route // of a gateway
 	device     plan.Device  // with a key: it is one
+	machine    bool         // a virtual machine is attached
 }
 
 func (m member) kind() string {
@@ -440,6 +441,11 @@ func (d *deployment) up() *deployment {
 	for _, m := range d.members {
 		if m.kind() == plan.KindDevice {
 			must(d.w.t, d.w.nodes[m.node].kind.Devices().Ensure(ctx, d.desired(p, m.name)))
+			continue
+		}
+		if m.machine {
+			_, err := m.attacher(d.w.nodes[m.node].kind).AttachMachine(ctx, d.desired(p, m.name), m.at)
+			must(d.w.t, err)
 			continue
 		}
 		_, err := m.attacher(d.w.nodes[m.node].kind).Attach(ctx, d.desired(p, m.name), m.at)

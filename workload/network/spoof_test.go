@@ -37,12 +37,21 @@ type spoofed struct {
 	mac, gw, nearMAC                       []byte
 }
 
-func newSpoofed(t *testing.T) *spoofed {
+func newSpoofed(t *testing.T) *spoofed { return newSpoofedBy(t, false) }
+
+// newSpoofedBy makes one in which evil is a container, or the guest of a machine.
+func newSpoofedBy(t *testing.T, machine bool) *spoofed {
 	w := newWorld(t, "a", "b")
-	d := w.deploy("d", "front", "10.20.0.0/16", "a", "b").add("evil", "a", 2).add("near", "a", 3).add("far", "b", 2).up()
+	d := w.deploy("d", "front", "10.20.0.0/16", "a", "b").add("evil", "a", 2).add("near", "a", 3).add("far", "b", 2)
+	d.members[0].machine = machine
+	d.up()
 	other := w.deploy("other", "front", "10.20.0.0/16", "a", "b").add("twin", "a", 3).up()
 	s := &spoofed{T: t, evil: d.place("evil"), near: d.place("near"), far: d.place("far"), twin: other.place("twin")}
-	s.wire = s.evil.tap("eth0")
+	if machine {
+		s.wire = s.evil.guest("tap0")
+	} else {
+		s.wire = s.evil.tap("eth0")
+	}
 	r := d.routerPlace("a")
 	s.router, s.router2 = r, d.routerPlace("b")
 	s.router4, s.router6 = r.v4, r.v6
@@ -171,8 +180,14 @@ func (s *spoofed) sendAll(t *testing.T) map[string][]string {
 	return arrived
 }
 
-func TestNoForgedFrameArrives(t *testing.T) {
-	s := newSpoofed(t)
+func TestNoForgedFrameArrives(t *testing.T) { noForgedFrameArrives(t, newSpoofed(t)) }
+
+// TestNoForgedFrameOfAGuestArrives: a guest that owns its whole network card reaches
+// no more than a container that may send raw frames.
+func TestNoForgedFrameOfAGuestArrives(t *testing.T) { noForgedFrameArrives(t, newSpoofedBy(t, true)) }
+
+func noForgedFrameArrives(t *testing.T, s *spoofed) {
+	t.Helper()
 	twin := s.twin.tap("eth0")
 	before := s.tables(t)
 	for name, where := range s.sendAll(t) {

@@ -18,10 +18,12 @@ type answer struct {
 	to      message
 	replyTo []byte
 	request canon.Hash
+	keep    bool // the last reply's bytes stay in kept
 
 	mu   sync.Mutex
 	next uint64
 	done bool
+	kept []byte
 }
 
 // chunk sends the next reply; after the last one it sends nothing more.
@@ -45,7 +47,10 @@ func (a *answer) chunk(ctx context.Context, r Reply, body []byte) error {
 	if err != nil {
 		return fmt.Errorf("seal reply: %w", err)
 	}
-	if err := a.to.respond(sealed); err != nil {
+	if a.keep {
+		a.kept = sealed
+	}
+	if err := a.to.respond(sealed); err != nil && !a.keep {
 		return err
 	}
 	a.next++

@@ -87,6 +87,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 type Ask struct {
 	Slot     canon.Hash
 	Contract canon.Hash // zero for methods about the node itself
+	Workload string     // of methods that act on one; else it is in the parameters
 	Method   string
 	Params   []byte
 }
@@ -302,6 +303,12 @@ func (s *sent) silent(err error) error {
 // CallDeadline. Errors have the node's code, or "node-silent", "node-rekeyed",
 // "reply-gap", "bus-unreachable".
 func (c *Client) Call(ctx context.Context, a Ask) ([]byte, error) {
+	if _, ok := acts[a.Method]; ok {
+		var err error
+		if a, err = act(a, nil); err != nil {
+			return nil, err
+		}
+	}
 	return anew(ctx, c, a, c.call)
 }
 

@@ -30,6 +30,7 @@ func TestSchemaNamesTheFieldsOfEveryMessage(t *testing.T) {
 	}
 	for name, v := range map[string]any{
 		"call": call{}, "request": Request{}, "session": Session{}, "chunk": chunk{}, "reply": Reply{}, "renewal": Renewal{},
+		"act": Act{}, "frame": frame{},
 		"heartbeat": Heartbeat{}, "peer-call": peerCall{}, "peer-request": PeerRequest{}, "peer-answer": peerAnswer{},
 		"peer-reply": PeerReply{}, "peer-hello": PeerHello{},
 	} {

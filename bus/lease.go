@@ -18,6 +18,7 @@ type stream struct {
 	query  Query
 	ctx    context.Context
 	cancel context.CancelCauseFunc
+	duplex *duplexEnd // nil for what only answers
 
 	mu       sync.Mutex
 	lease    *time.Timer   // nil for a call, which ends by itself

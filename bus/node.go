@@ -66,6 +66,8 @@ type NodeConfig struct {
 type Query struct {
 	Caller   sign.PublicKey // the account's key
 	Contract canon.Hash
+	// Workload is set for methods that act on one: the caller may do this to it.
+	Workload string
 	Method   string
 	Params   []byte
 }
@@ -92,6 +94,8 @@ type Node struct {
 	mu       sync.Mutex
 	calls    map[string]CallHandler
 	streams  map[string]StreamHandler
+	duplexes map[string]DuplexHandler
+	talking  int // duplex streams
 	replay   *replay
 	sequence uint64 // of heartbeats
 	open     map[canon.Hash]*stream
@@ -126,6 +130,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		lease:    LeaseFor,
 		calls:    map[string]CallHandler{},
 		streams:  map[string]StreamHandler{},
+		duplexes: map[string]DuplexHandler{},
 		replay:   newReplay(),
 		open:     map[canon.Hash]*stream{},
 		callers:  tally[string]{},
@@ -157,6 +162,10 @@ func (n *Node) Run(ctx context.Context) error {
 	defer wg.Wait()
 	put := queue(ctx, &wg, queueDepth, workers, func(m message) { n.take(ctx, &wg, m) })
 	stop := n.cfg.Conn.subscribe(RequestSubject(n.cfg.Slot), func(m message) {
+		if stream, ok := frameOf(m.data); ok {
+			n.frame(stream, m)
+			return
+		}
 		if !put(m) {
 			n.refuse(problem.New("node-busy", "request: the queue is full"))
 		}
@@ -196,6 +205,15 @@ func (n *Node) take(ctx context.Context, wg *sync.WaitGroup, m message) {
 		return
 	}
 	q := Query{Caller: o.account, Contract: o.Contract, Method: o.Method, Params: o.Params}
+	var asked Act
+	if right, ok := acts[o.Method]; ok {
+		if asked, err = decodeAct(o.Params, right.duplex); err != nil {
+			n.refuse(err)
+			a.finish(ctx, nil, err)
+			return
+		}
+		q.Workload, q.Params = asked.Workload, asked.Params
+	}
 	if err := n.allowed(ctx, q); err != nil {
 		// Before its id is remembered: who may not ask can't fill the memory.
 		n.refuse(err)
@@ -204,22 +222,32 @@ func (n *Node) take(ctx context.Context, wg *sync.WaitGroup, m message) {
 	}
 	n.mu.Lock()
 	err = n.replay.admit(o.account, o.ID, o.Expiry, now)
-	call, stream := n.calls[o.Method], n.streams[o.Method]
-	if err == nil && call == nil && stream == nil {
+	call, stream, duplex := n.calls[o.Method], n.streams[o.Method], n.duplexes[o.Method]
+	if len(asked.Secret) == 0 {
+		duplex = nil
+	}
+	if err == nil && call == nil && stream == nil && duplex == nil {
 		err = problem.New("unknown-method", "%q is not answered by this node", o.Method)
 	}
-	if err == nil && (len(n.open) >= maxOpen || n.callers[string(o.account)] >= maxPerCaller) {
+	if err == nil && (len(n.open) >= maxOpen || duplex != nil && n.talking >= maxDuplexes || n.callers[string(o.account)] >= maxPerCaller) {
 		err = problem.New("node-busy", "%s: too many requests are being answered", o.Method).WithFix("wait a moment")
 	}
 	if err != nil {
+		open := n.open[o.hash]
 		n.mu.Unlock()
 		n.refuse(err)
 		if code(err) != "request-replayed" { // the true answer is on its way
 			a.finish(ctx, nil, err)
+		} else if open != nil && open.duplex != nil {
+			open.duplex.greetAgain(m)
 		}
 		return
 	}
-	s := newStream(ctx, n, a, q, o.session, stream != nil)
+	s := newStream(ctx, n, a, q, o.session, stream != nil || duplex != nil)
+	if duplex != nil {
+		s.duplex = &duplexEnd{stream: s, handler: duplex, secret: asked.Secret, frames: make(chan message, 2*DuplexWindow), via: m}
+		n.talking++
+	}
 	n.open[o.hash] = s
 	n.callers[string(o.account)]++
 	n.mu.Unlock()
@@ -228,9 +256,16 @@ func (n *Node) take(ctx context.Context, wg *sync.WaitGroup, m message) {
 			n.mu.Lock()
 			delete(n.open, o.hash)
 			n.callers.less(string(o.account))
+			if s.duplex != nil {
+				n.talking--
+			}
 			n.mu.Unlock()
 			s.cancel(nil)
 		}()
+		if s.duplex != nil {
+			s.duplex.run(ctx)
+			return
+		}
 		if call != nil {
 			cctx, cancel := context.WithTimeout(s.ctx, callDeadline)
 			defer cancel()
@@ -250,7 +285,7 @@ func (n *Node) allowed(ctx context.Context, q Query) error {
 	if err != nil {
 		return problem.New("node-not-ready", "%s: the node cannot prove rights now: %w", q.Method, err)
 	}
-	return Allowed(q.Caller, q.Method, q.Contract, f)
+	return Allowed(q.Caller, q.Method, q.Contract, q.Workload, f)
 }
 
 // renew judges the rights of an open stream anew and prolongs it, or ends it.
@@ -262,7 +297,7 @@ func (n *Node) renew(ctx context.Context, o opened, now uint64) {
 	}
 	n.mu.Lock()
 	s := n.open[r.Stream]
-	if s == nil || s.lease == nil || !s.query.Caller.Equal(o.account) {
+	if s == nil || s.lease == nil || s.duplex != nil || !s.query.Caller.Equal(o.account) {
 		// Says nothing about streams of others, and remembers nothing.
 		n.mu.Unlock()
 		n.refuse(problem.New("stream-unknown", "renewal: its caller has no such stream"))

@@ -37,8 +37,9 @@ type frame struct {
 }
 
 const (
-	// MaxDuplex bounds a message on a duplex stream, in bytes.
-	MaxDuplex = 64 << 10
+	// MaxDuplex bounds a message on a duplex stream, in bytes: 64 KiB of data and
+	// what a method writes around it.
+	MaxDuplex = 65 << 10
 	// DuplexWindow is how many messages of one direction may be on the way.
 	DuplexWindow = 16
 

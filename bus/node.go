@@ -70,6 +70,7 @@ type Query struct {
 	Workload string
 	Method   string
 	Params   []byte
+	Request  canon.Hash // of the signed request: what a record of it can name
 }
 
 // CallHandler answers with one value of at most MaxAnswer bytes. An error that
@@ -204,7 +205,7 @@ func (n *Node) take(ctx context.Context, wg *sync.WaitGroup, m message) {
 		n.renew(ctx, o, now)
 		return
 	}
-	q := Query{Caller: o.account, Contract: o.Contract, Method: o.Method, Params: o.Params}
+	q := Query{Caller: o.account, Contract: o.Contract, Method: o.Method, Params: o.Params, Request: o.hash}
 	var asked Act
 	if right, ok := acts[o.Method]; ok {
 		if asked, err = decodeAct(o.Params, right.duplex); err != nil {

@@ -52,11 +52,11 @@ var exits = map[string]int{
 	"rendezvous-unreachable": exitUnreachable, "login-undecided": exitUnreachable,
 	"network-detached": exitUnreachable, "network-pending": exitUnreachable, "node-silent": exitUnreachable, "node-busy": exitUnreachable, "hello-refused": exitUnreachable, "node-not-ready": exitUnreachable,
 	"node-stopping": exitUnreachable, "node-unbound": exitUnreachable, "agent-unreachable": exitUnreachable, "agent-silent": exitUnreachable,
-	"key-not-in-agent": exitUnreachable, "stream-lost": exitUnreachable, "reply-gap": exitUnreachable, "lease-expired": exitUnreachable,
+	"key-not-in-agent": exitUnreachable, "stream-lost": exitUnreachable, "reply-gap": exitUnreachable, "lease-expired": exitUnreachable, "head-stale": exitUnreachable,
 	"not-yet": exitUnreachable, "public-card-missing": exitUnreachable, "gateway-down": exitUnreachable, "not-served": exitUnreachable, "name-unchecked": exitUnreachable,
 
 	"acme-rate-limited": exitUnreachable, "acme-unreachable": exitUnreachable, "certificates-unavailable": exitUnreachable, "domain-unreachable": exitUnreachable,
-	"acme-answer-invalid": exitUntrusted, "domain-proof-invalid": exitInvalid,
+	"acme-answer-invalid": exitUntrusted, "domain-proof-invalid": exitInvalid, "frame-invalid": exitUntrusted,
 
 	"workloads-apart": exitUnreachable, "publication-broken": exitUnreachable,
 	"peer-silent": exitUnreachable, "relay-unreachable": exitUnreachable, "key-epoch-unknown": exitUnreachable,

@@ -5,17 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-)
 
-// Paths in the VMM flist, which is QEMU's root.
-const (
-	QEMUPath      = "/usr/bin/qemu-system-x86_64"
-	VirtiofsdPath = "/usr/lib/qemu/virtiofsd"
-	DataPath      = "/usr/share/qemu" // what QEMU calls its data directory
-	KernelPath    = "/boot/vmlinuz"   // of nodes, which micro-VMs run too
-	InitrdPath    = "/boot/initrd.img"
-	CodePath      = "/usr/share/OVMF/OVMF_CODE_4M.fd"
-	VarsPath      = "/usr/share/OVMF/OVMF_VARS_4M.fd"
+	"github.com/zero-os/zos/vmm/tree"
 )
 
 // Args is QEMU's command line for the machine, its program first. It depends on
@@ -27,7 +18,7 @@ func (c Config) Args() ([]string, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	a := &args{list: []string{QEMUPath, "-L", DataPath, "-nodefaults", "-no-user-config", "-display", "none"}}
+	a := &args{list: []string{tree.QEMU, "-L", tree.Data, "-nodefaults", "-no-user-config", "-display", "none"}}
 	// A guest that breaks out of the device model can start nothing, on top of
 	// what the container forbids.
 	a.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
@@ -92,7 +83,7 @@ func (c Config) boot(a *args) {
 		}
 		return
 	}
-	a.json("-blockdev", dict{"driver": "file", "node-name": "uefi-code", "filename": CodePath, "read-only": true})
+	a.json("-blockdev", dict{"driver": "file", "node-name": "uefi-code", "filename": tree.OVMFCode, "read-only": true})
 	a.fdset(c.UEFI.Vars)
 	a.json("-blockdev", dict{"driver": "file", "node-name": "uefi-vars", "filename": fdsetPath(c.UEFI.Vars)})
 	a.add("-machine", "pflash0=uefi-code,pflash1=uefi-vars")

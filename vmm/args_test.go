@@ -8,13 +8,14 @@ import (
 	"testing"
 
 	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/vmm/tree"
 )
 
 // full is a machine with one of everything.
 func full() Config {
 	return Config{
 		Name: "web", UUID: "11111111-2222-3333-4444-555555555555", Accel: KVM, Board: MicroVM, Memory: 256 << 20, CPUs: 2,
-		Kernel: &Kernel{Image: KernelPath, Initrd: InitrdPath, Cmdline: "console=ttyS0 quiet"},
+		Kernel: &Kernel{Image: tree.Kernel, Initrd: tree.Initrd, Cmdline: "console=ttyS0 quiet"},
 		Disks:  []Disk{{Serial: "root", File: 3, ReadOnly: true}, {Serial: "data", File: 4}},
 		NICs:   []NIC{{MAC: "52:54:00:12:34:56", Tap: 5, Vhost: 6, MTU: 1400}},
 		Shares: []Share{{Tag: "root", Socket: 7}},

@@ -91,7 +91,7 @@ type Kernel struct {
 
 // UEFI boots from the disks, in their order.
 type UEFI struct {
-	Vars FD // the machine's own variables: a private, writable copy of VarsPath
+	Vars FD // the machine's own variables: a private, writable copy of tree.OVMFVars
 }
 
 // Disk is a virtio block device, a raw image.

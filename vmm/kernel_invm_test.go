@@ -1,0 +1,292 @@
+//go:build invm
+
+package vmm
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/zero-os/zos/linux/process"
+	"github.com/zero-os/zos/vmm/tree"
+)
+
+const (
+	vmmRoot = "/run/zos/vmm"
+	idBase  = 1 << 20
+)
+
+func TestMain(m *testing.M) {
+	if err := prepare(); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+func prepare() error {
+	// The tests' process takes in what runc leaves behind.
+	if err := process.BecomeSubreaper(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(vmmRoot, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("/dev/vda", vmmRoot, "ext4", unix.MS_RDONLY, ""); err != nil {
+		return err
+	}
+	for _, c := range []string{"+cpu", "+memory", "+pids"} {
+		if err := os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte(c), 0); err != nil {
+			return fmt.Errorf("cgroup %s: %w", c, err)
+		}
+	}
+	return AllowKVM()
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func bounded(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// listen makes a listening socket below dir, and the file that a container inherits.
+func listen(t *testing.T, path string) *os.File {
+	t.Helper()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	must(t, err)
+	l.SetUnlinkOnClose(false)
+	f, err := l.File()
+	must(t, err)
+	l.Close()
+	return f
+}
+
+func dial(t *testing.T, path string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("unix", path)
+	must(t, err)
+	return c
+}
+
+// contain runs a container detached and returns its first process.
+func contain(t *testing.T, id string, s *specs.Spec, files []*os.File) int {
+	t.Helper()
+	dir := t.TempDir()
+	b, err := json.Marshal(s)
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, "config.json"), b, 0o600))
+	log := filepath.Join(dir, "log")
+	out, err := os.OpenFile(filepath.Join(dir, "output"), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o666)
+	must(t, err)
+	must(t, out.Chown(idBase+MonitorUser, idBase+MonitorUser))
+	cmd := exec.Command("/bin/runc", "--root", "/run/runc", "--log", log, "run", "--detach", "--bundle", dir, "--pid-file", filepath.Join(dir, "pid"),
+		"--preserve-fds", strconv.Itoa(len(files)), id)
+	cmd.ExtraFiles, cmd.Stdout, cmd.Stderr = files, out, out
+	err = cmd.Run()
+	t.Cleanup(func() {
+		_ = exec.Command("/bin/runc", "--root", "/run/runc", "delete", "--force", id).Run()
+		if b, _ := os.ReadFile(out.Name()); t.Failed() {
+			t.Logf("output of %s: %s", id, b)
+		}
+		out.Close()
+	})
+	if err != nil {
+		b, _ := os.ReadFile(log)
+		t.Fatalf("run %s: %v: %s", id, err, b)
+	}
+	for _, f := range files {
+		f.Close()
+	}
+	b, err = os.ReadFile(filepath.Join(dir, "pid"))
+	must(t, err)
+	pid, err := strconv.Atoi(string(b))
+	must(t, err)
+	return pid
+}
+
+// running is a machine with its share.
+type running struct {
+	monitor, server int // pids
+	dir             string
+	agent           net.Conn
+	lines           *bufio.Scanner
+	began           time.Time
+}
+
+func start(t *testing.T, board Board, share string, change func(*Config)) *running {
+	t.Helper()
+	r := &running{dir: t.TempDir(), began: time.Now()}
+	at := func(name string) string { return filepath.Join(r.dir, name) }
+	box := Box{Root: vmmRoot, IDBase: idBase, IDs: 65536, Cgroup: "/t-fs", Memory: FileServerMemory, PIDs: MinThreads}
+	spec, err := FileServerSpec("fs", share, 3, box)
+	must(t, err)
+	server := listen(t, at("fs"))
+	r.server = contain(t, t.Name()+"-fs", spec, []*os.File{server})
+	fs, err := dial(t, at("fs")).(*net.UnixConn).File()
+	must(t, err)
+
+	vsock, err := os.OpenFile("/dev/vhost-vsock", os.O_RDWR, 0)
+	must(t, err)
+	c := Config{
+		Name: "t", Accel: KVM, Board: board, Memory: 128 << 20, CPUs: 1,
+		Kernel: &Kernel{Image: tree.Kernel, Initrd: tree.Initrd, Cmdline: "console=ttyS0 quiet panic=-1 reboot=t"},
+		QMP:    3, Console: 4, Agent: 5, Shares: []Share{{Tag: "root", Socket: 6}}, Vsock: &Vsock{CID: 42, File: 7},
+	}
+	files := []*os.File{listen(t, at("qmp")), listen(t, at("console")), listen(t, at("agent")), fs, vsock}
+	if change != nil {
+		change(&c)
+	}
+	box.Cgroup, box.Memory = "/t-vm", c.Memory+Overhead
+	spec, err = MonitorSpec(c, box)
+	must(t, err)
+	console := at("console")
+	r.agent = dial(t, at("agent"))
+	con := dial(t, console)
+	t.Cleanup(func() { r.agent.Close(); con.Close() })
+	var text strings.Builder
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s := bufio.NewScanner(con)
+		for s.Scan() {
+			fmt.Fprintf(&text, "%6d ms %s\n", time.Since(r.began).Milliseconds(), s.Text())
+		}
+	}()
+	t.Cleanup(func() {
+		con.Close()
+		<-done
+		if t.Failed() {
+			t.Logf("console:\n%s", text.String())
+		}
+	})
+	r.began = time.Now()
+	r.monitor = contain(t, t.Name()+"-vm", spec, files)
+	must(t, r.agent.SetDeadline(time.Now().Add(90*time.Second)))
+	r.lines = bufio.NewScanner(r.agent)
+	return r
+}
+
+// line is what the guest says next.
+func (r *running) line(t *testing.T) string {
+	t.Helper()
+	if !r.lines.Scan() {
+		t.Fatalf("the guest said nothing more: %v", r.lines.Err())
+	}
+	return r.lines.Text()
+}
+
+func (r *running) ask(t *testing.T, format string, args ...any) string {
+	t.Helper()
+	_, err := fmt.Fprintf(r.agent, format+"\n", args...)
+	must(t, err)
+	return r.line(t)
+}
+
+// private is the memory of a process that nobody shares, in KiB, without the
+// guest's, which is a memfd and thus shared.
+func private(t *testing.T, pid int) (dirty, clean int) {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	must(t, err)
+	for l := range strings.Lines(string(b)) {
+		f := strings.Fields(l)
+		if len(f) < 2 {
+			continue
+		}
+		n, _ := strconv.Atoi(f[1])
+		switch f[0] {
+		case "Private_Dirty:":
+			dirty = n
+		case "Private_Clean:":
+			clean = n
+		}
+	}
+	return dirty, clean
+}
+
+// shared makes a directory that is served to a guest.
+func shared(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	must(t, os.WriteFile(dir+"/hello", []byte("from the node"), 0o644))
+	must(t, os.WriteFile(dir+"/secret", []byte("of user 5"), 0o600))
+	must(t, os.Chown(dir, idBase, idBase))
+	must(t, os.Chown(dir+"/hello", idBase, idBase))
+	must(t, os.Chown(dir+"/secret", idBase+5, idBase+5))
+	must(t, os.WriteFile(dir+"/big", make([]byte, 32<<20), 0o644))
+	return dir
+}
+
+func TestMicroVMRunsInItsContainer(t *testing.T) {
+	r := start(t, MicroVM, shared(t), nil)
+	said := r.line(t)
+	t.Logf("measured: agent after %d ms from runc's start (guest's clock: %s)", time.Since(r.began).Milliseconds(), said)
+	checkGuest(t, r)
+}
+
+func TestPCRunsInItsContainer(t *testing.T) {
+	r := start(t, Q35, shared(t), nil)
+	said := r.line(t)
+	t.Logf("measured: q35: agent after %d ms from runc's start (guest's clock: %s)", time.Since(r.began).Milliseconds(), said)
+	checkGuest(t, r)
+}
+
+func checkGuest(t *testing.T, r *running) {
+	t.Helper()
+	for _, c := range [][2]string{
+		{"share", "mounted"},
+		{"read /newroot/hello", `"from the node" <nil>`},
+		{"read /newroot/secret", `"of user 5" <nil>`},
+	} {
+		if got := r.ask(t, "%s", c[0]); got != c[1] {
+			t.Errorf("%s: %s, want %s", c[0], got, c[1])
+		}
+	}
+	if got := r.ask(t, "write /newroot/x"); !strings.Contains(got, "read-only") {
+		t.Errorf("a write to the share: %s", got)
+	}
+	t.Logf("measured: read 32 MiB over virtiofs: bytes, ms: %s", r.ask(t, "size /newroot/big"))
+	for name, pid := range map[string]int{"monitor": r.monitor, "file server": r.server} {
+		s, err := process.ReadSecurity(pid)
+		must(t, err)
+		dirty, clean := private(t, pid)
+		t.Logf("measured: %s: private dirty %d KiB, private clean %d KiB; security %+v", name, dirty, clean, s)
+		if s.Seccomp != 2 || !s.NoNewPrivs || name == "monitor" && s.Capabilities != 0 {
+			t.Errorf("%s: %+v", name, s)
+		}
+	}
+	ctx := bounded(t)
+	m, err := QEMU{}.Attach(ctx, dial(t, filepath.Join(r.dir, "qmp")), func(Event) {})
+	must(t, err)
+	st, err := m.Stats(ctx)
+	must(t, err)
+	if st.State != Running {
+		t.Errorf("stats %+v", st)
+	}
+	must(t, m.Kill(ctx))
+	select {
+	case <-m.Done():
+	case <-ctx.Done():
+		t.Error("the monitor lived on")
+	}
+	m.Close()
+}

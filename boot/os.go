@@ -18,6 +18,9 @@ type OSOptions struct {
 	ZosInit, Zosd, ZosFault, ZosShim, ZosGateway, Runc string // paths of the programs
 	KernelDir                                          string // see OpenKernel
 	Modules                                            []string
+	// VMM is the digest of the VMM flist, kept in VMMFile; zero leaves the file out,
+	// and the node runs no machines.
+	VMM canon.Hash
 	// Sink receives the objects; flist.Discard computes the digest alone.
 	Sink flist.Sink
 }
@@ -82,6 +85,11 @@ func BuildOS(ctx context.Context, o OSOptions) (OS, error) {
 	}
 	for name, text := range osFiles {
 		if err := t.AddFile(ctx, name, flist.Meta{Mode: 0o644}, strings.NewReader(text)); err != nil {
+			return fail(err)
+		}
+	}
+	if !o.VMM.IsZero() {
+		if err := t.AddFile(ctx, VMMFile[1:], flist.Meta{Mode: 0o644}, strings.NewReader(o.VMM.String()+"\n")); err != nil {
 			return fail(err)
 		}
 	}

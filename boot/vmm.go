@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/flist"
@@ -19,6 +20,20 @@ import (
 // VMMFile is the file of the OS flist that names the VMM flist: its digest in
 // hexadecimal and a newline. The release's signatures cover it that way.
 const VMMFile = "/etc/zos/vmm"
+
+// VMMOf reads the digest in the OS's own VMMFile below root; an error that is
+// fs.ErrNotExist where the OS names none.
+func VMMOf(root string) (canon.Hash, error) {
+	b, err := os.ReadFile(filepath.Join(root, VMMFile))
+	if err != nil {
+		return canon.Hash{}, fmt.Errorf("read which VMM flist belongs to the OS: %w", err)
+	}
+	h, err := canon.ParseHash(strings.TrimSuffix(string(b), "\n"))
+	if err != nil {
+		return canon.Hash{}, fmt.Errorf("read %s: %w", VMMFile, err)
+	}
+	return h, nil
+}
 
 // VMMOptions say what the VMM flist is made of.
 type VMMOptions struct {

@@ -96,13 +96,7 @@ func (c Config) devices(a *args) {
 	a.json("-device", dict{"driver": "virtio-balloon-pci", "id": "balloon", "free-page-reporting": true, "deflate-on-oom": true})
 	for i, d := range c.Disks {
 		id := "disk" + itoa(i)
-		a.fdset(d.File)
-		a.json("-blockdev", dict{
-			"driver": "file", "node-name": id + "-file", "filename": fdsetPath(d.File), "read-only": d.ReadOnly, "discard": "unmap",
-			// Whoever opened the file knows that it is used once.
-			"locking": "off", "cache": dict{"direct": false, "no-flush": false},
-		})
-		a.json("-blockdev", dict{"driver": "raw", "node-name": id, "file": id + "-file", "read-only": d.ReadOnly, "discard": "unmap"})
+		a.disk(id, d)
 		dev := dict{"driver": "virtio-blk-pci", "id": id + "-dev", "drive": id, "serial": d.Serial, "num-queues": 1}
 		if c.UEFI != nil {
 			dev["bootindex"] = i + 1
@@ -164,6 +158,28 @@ func (a *args) socket(id string, fd FD) {
 // fdset makes an inherited file known under fdsetPath.
 func (a *args) fdset(fd FD) {
 	a.add("-add-fd", "fd="+itoa(int(fd))+",set="+itoa(int(fd)))
+}
+
+// disk adds the block nodes of a disk, the one for the device named id.
+func (a *args) disk(id string, d Disk) {
+	file := func(node string, fd FD, readOnly bool) {
+		a.fdset(fd)
+		a.json("-blockdev", dict{
+			"driver": "file", "node-name": node, "filename": fdsetPath(fd), "read-only": readOnly, "discard": "unmap",
+			// Whoever opened the file knows that it is used once.
+			"locking": "off", "cache": dict{"direct": false, "no-flush": false},
+		})
+	}
+	file(id+"-file", d.File, d.ReadOnly)
+	if d.Base == 0 {
+		a.json("-blockdev", dict{"driver": "raw", "node-name": id, "file": id + "-file", "read-only": d.ReadOnly, "discard": "unmap"})
+		return
+	}
+	file(id+"-base-file", d.Base, true)
+	a.json("-blockdev", dict{"driver": "raw", "node-name": id + "-base", "file": id + "-base-file", "read-only": true})
+	a.json("-blockdev", dict{
+		"driver": "qcow2", "node-name": id, "file": id + "-file", "backing": id + "-base", "read-only": d.ReadOnly, "discard": "unmap",
+	})
 }
 
 func fdsetPath(fd FD) string { return "/dev/fdset/" + itoa(int(fd)) }

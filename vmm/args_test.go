@@ -1,3 +1,5 @@
+//go:build !invm
+
 package vmm
 
 import (
@@ -27,6 +29,7 @@ func full() Config {
 func bios() Config {
 	c := full()
 	c.Board, c.Kernel, c.UEFI = Q35, nil, &UEFI{Vars: 12}
+	c.Disks[1].Base = 13
 	return c
 }
 

@@ -13,16 +13,17 @@ import (
 	"github.com/zero-os/zos/vmm/tree"
 )
 
-// Box is the container around a monitor or a file server. runc makes it of a
-// bundle whose rootfs is the mounted VMM flist.
+// Box is the container around a monitor or a file server. Each runs as the first id
+// of the range: what the workload's own root owns, it may open, should it be handed
+// a descriptor of it.
 type Box struct {
 	Root   string // absolute path of the mounted VMM flist
 	IDBase uint32 // first host user and group id of the workload's own range
 	IDs    uint32 // size of the range; at least 2
 	Cgroup string // cgroupsPath for runc
 	Netns  string // path of the workload's network namespace; "" for an empty one
-	Memory uint64 // bytes that all of it may use, a guest's memory included
-	PIDs   uint64 // threads; at least MinThreads
+	Memory uint64 // bytes that all of it may use, a guest's memory included; 0: as the cgroup above says
+	PIDs   uint64 // threads, at least MinThreads; 0: as the cgroup above says
 }
 
 // What a monitor and a file server need.
@@ -36,24 +37,26 @@ const (
 	MinThreads = 128
 )
 
-// The user, in the container's user namespace, that each runs as. The monitor is
-// not that namespace's root: nothing is owned by it, and it owns nothing.
-const (
-	MonitorUser    = 1
-	FileServerUser = 0
-)
-
-// fileServerCapabilities are what virtiofsd needs inside its user namespace, where
+// readerCapabilities are what virtiofsd needs inside its user namespace, where
 // they reach no further than the workload's own files:
 //
 //	CAP_SYS_CHROOT       it makes the share its root, then gives this up
 //	CAP_SETPCAP          it empties its bounding set, then gives this up
 //	CAP_DAC_READ_SEARCH  the guest's kernel decides who reads what; the files belong to
-//	                     all users of the image, and the mount is read-only
-var fileServerCapabilities = []string{"CAP_SYS_CHROOT", "CAP_SETPCAP", "CAP_DAC_READ_SEARCH"}
+//	                     all users of the image
+//
+// writerCapabilities are what it needs besides to change files as the guest's users.
+var (
+	readerCapabilities = []string{"CAP_SYS_CHROOT", "CAP_SETPCAP", "CAP_DAC_READ_SEARCH"}
+	writerCapabilities = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_SETGID", "CAP_SETUID", "CAP_SETFCAP"}
+)
 
-// dropped are the capabilities that virtiofsd would keep for a writable share.
-const modcaps = "+dac_read_search:-chown:-dac_override:-fowner:-fsetid:-setgid:-setuid:-mknod:-setfcap"
+// virtiofsd keeps the writer's capabilities and CAP_MKNOD unless it is told. What a
+// guest makes with mknod it makes in its own memory: no device of the node's.
+const (
+	readerModcaps = "+dac_read_search:-chown:-dac_override:-fowner:-fsetid:-setgid:-setuid:-mknod:-setfcap"
+	writerModcaps = "+dac_read_search:-mknod"
+)
 
 // MonitorSpec is runc's configuration of the container in which the machine's
 // monitor runs: without any capability, without any file but the VMM flist and
@@ -67,7 +70,7 @@ func MonitorSpec(c Config, b Box) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := b.spec(c.Name, command, MonitorUser, nil)
+	s, err := b.spec(c.Name, command, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -82,23 +85,27 @@ func MonitorSpec(c Config, b Box) (*specs.Spec, error) {
 }
 
 // FileServerSpec is runc's configuration of the container in which virtiofsd
-// serves the directory share of the node, read-only, to whoever is connected to the
-// listening unix socket that it inherits as listener.
-func FileServerSpec(name, share string, listener FD, b Box) (*specs.Spec, error) {
+// serves the directory share of the node to whoever is connected to the listening
+// unix socket that it inherits as listener. What it serves read-only must never
+// change: the guest keeps what it has read.
+func FileServerSpec(name, share string, writable bool, listener FD, b Box) (*specs.Spec, error) {
 	if !nameRE.MatchString(name) || !clean(share) || listener < 3 || listener > maxFD {
 		return nil, problem.New("machine-invalid", "file server %.80q of %.80q at descriptor %d", name, share, listener)
 	}
+	capabilities, modcaps, cache, access := readerCapabilities, readerModcaps, "always", "ro"
+	if writable {
+		capabilities, modcaps, cache, access = append(slices.Clone(readerCapabilities), writerCapabilities...), writerModcaps, "auto", "rw"
+	}
 	s, err := b.spec(name, []string{
 		tree.Virtiofsd, "-f", "--fd=" + itoa(int(listener)), "--rlimit-nofile=0", "--thread-pool-size=4",
-		// Always: what is shared never changes.
-		"-o", "source=" + tree.Share, "-o", "sandbox=chroot", "-o", "cache=always", "-o", "xattr", "-o", "no_killpriv_v2",
+		"-o", "source=" + tree.Share, "-o", "sandbox=chroot", "-o", "cache=" + cache, "-o", "xattr", "-o", "no_killpriv_v2",
 		"-o", "modcaps=" + modcaps, "-o", "log_level=warn",
-	}, FileServerUser, fileServerCapabilities)
+	}, capabilities)
 	if err != nil {
 		return nil, err
 	}
 	s.Mounts = append(s.Mounts, specs.Mount{
-		Destination: tree.Share, Type: "bind", Source: share, Options: []string{"bind", "ro", "nosuid", "nodev", "noexec", "private"},
+		Destination: tree.Share, Type: "bind", Source: share, Options: []string{"bind", access, "nosuid", "nodev", "noexec", "private"},
 	})
 	if err := b.protect(s); err != nil {
 		return nil, err
@@ -113,24 +120,33 @@ func FileServerSpec(name, share string, listener FD, b Box) (*specs.Spec, error)
 }
 
 // spec is what both containers have in common.
-func (b Box) spec(name string, command []string, user uint32, capabilities []string) (*specs.Spec, error) {
+func (b Box) spec(name string, command []string, capabilities []string) (*specs.Spec, error) {
 	switch {
 	case !clean(b.Root), b.Netns != "" && !clean(b.Netns):
 		return nil, problem.New("machine-invalid", "root %.80q and network namespace %.80q are not clean absolute paths", b.Root, b.Netns)
 	case b.IDBase == 0, b.IDs < 2, uint64(b.IDBase)+uint64(b.IDs) > 1<<32-1:
 		return nil, problem.New("machine-invalid", "%d ids from %d are not a workload's", b.IDs, b.IDBase)
-	case b.Memory == 0, b.Memory > MaxMemory+Overhead, b.PIDs < MinThreads, b.PIDs > 1<<20:
+	case b.Memory > MaxMemory+Overhead, b.PIDs != 0 && b.PIDs < MinThreads, b.PIDs > 1<<20:
 		return nil, problem.New("machine-invalid", "%d bytes of memory and %d threads are not a monitor's limits", b.Memory, b.PIDs)
 	}
 	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: b.IDBase, Size: b.IDs}}
-	memory, pids := int64(b.Memory), int64(b.PIDs)
+	resources := &specs.LinuxResources{
+		Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
+		Unified: map[string]string{"memory.oom.group": "1"},
+	}
+	if memory := int64(b.Memory); memory != 0 {
+		resources.Memory = &specs.LinuxMemory{Limit: &memory, Swap: &memory} // together: no swap
+	}
+	if pids := int64(b.PIDs); pids != 0 {
+		resources.Pids = &specs.LinuxPids{Limit: &pids}
+	}
 	oomScore := 500 // the node's own processes are spared when its memory runs out
 	return &specs.Spec{
 		Version:  specs.Version,
 		Hostname: name,
 		Root:     &specs.Root{Path: b.Root, Readonly: true},
 		Process: &specs.Process{
-			User: specs.User{UID: user, GID: user}, Args: command, Env: []string{"PATH=/nonexistent"}, Cwd: "/",
+			User: specs.User{}, Args: command, Env: []string{"PATH=/nonexistent"}, Cwd: "/",
 			Capabilities:    &specs.LinuxCapabilities{Bounding: capabilities, Permitted: capabilities, Effective: capabilities},
 			NoNewPrivileges: true,
 			OOMScoreAdj:     &oomScore,
@@ -153,12 +169,7 @@ func (b Box) spec(name string, command []string, user uint32, capabilities []str
 				{Type: specs.UserNamespace}, {Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
 				{Type: specs.MountNamespace}, {Type: specs.NetworkNamespace, Path: b.Netns}, {Type: specs.CgroupNamespace},
 			},
-			Resources: &specs.LinuxResources{
-				Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
-				Memory:  &specs.LinuxMemory{Limit: &memory, Swap: &memory}, // together: no swap
-				Pids:    &specs.LinuxPids{Limit: &pids},
-				Unified: map[string]string{"memory.oom.group": "1"},
-			},
+			Resources:         resources,
 			RootfsPropagation: "private",
 			MaskedPaths: []string{
 				"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",

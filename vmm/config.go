@@ -94,11 +94,15 @@ type UEFI struct {
 	Vars FD // the machine's own variables: a private, writable copy of tree.OVMFVars
 }
 
-// Disk is a virtio block device, a raw image.
+// Disk is a virtio block device: a raw image, or one whose changes lie elsewhere.
 type Disk struct {
 	Serial   string // as the guest sees it: [A-Za-z0-9._-]{1,20}
 	File     FD     // opened read-write, or read-only if ReadOnly
 	ReadOnly bool
+	// Base is a raw image, opened for reading, that File is a qcow2 image of
+	// changes to. A backing file that File itself names is not looked at. 0: File is
+	// a raw image.
+	Base FD
 }
 
 // NIC is a virtio network card on a tap device.
@@ -228,7 +232,7 @@ func (c Config) files() []usedFile {
 		files = append(files, usedFile{"UEFI variables", c.UEFI.Vars, false})
 	}
 	for _, d := range c.Disks {
-		files = append(files, usedFile{"disk " + d.Serial, d.File, false})
+		files = append(files, usedFile{"disk " + d.Serial, d.File, false}, usedFile{"base of disk " + d.Serial, d.Base, true})
 	}
 	for _, n := range c.NICs {
 		files = append(files, usedFile{"tap of " + n.MAC, n.Tap, false}, usedFile{"vhost-net of " + n.MAC, n.Vhost, true})

@@ -97,7 +97,7 @@ func contain(t *testing.T, id string, s *specs.Spec, files []*os.File) int {
 	log := filepath.Join(dir, "log")
 	out, err := os.OpenFile(filepath.Join(dir, "output"), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o666)
 	must(t, err)
-	must(t, out.Chown(idBase+MonitorUser, idBase+MonitorUser))
+	must(t, out.Chown(idBase, idBase))
 	cmd := exec.Command("/bin/runc", "--root", "/run/runc", "--log", log, "run", "--detach", "--bundle", dir, "--pid-file", filepath.Join(dir, "pid"),
 		"--preserve-fds", strconv.Itoa(len(files)), id)
 	cmd.ExtraFiles, cmd.Stdout, cmd.Stderr = files, out, out
@@ -137,7 +137,7 @@ func start(t *testing.T, board Board, share string, change func(*Config)) *runni
 	r := &running{dir: t.TempDir(), began: time.Now()}
 	at := func(name string) string { return filepath.Join(r.dir, name) }
 	box := Box{Root: vmmRoot, IDBase: idBase, IDs: 65536, Cgroup: "/t-fs", Memory: FileServerMemory, PIDs: MinThreads}
-	spec, err := FileServerSpec("fs", share, 3, box)
+	spec, err := FileServerSpec("fs", share, false, 3, box)
 	must(t, err)
 	server := listen(t, at("fs"))
 	r.server = contain(t, t.Name()+"-fs", spec, []*os.File{server})

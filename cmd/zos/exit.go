@@ -72,7 +72,7 @@ var exits = map[string]int{
 	"heartbeat-invalid": exitUntrusted, "heartbeat-old": exitUntrusted, "plan-hash-mismatch": exitUntrusted, "evidence-altered": exitUntrusted,
 	"group-untrusted": exitUntrusted, "slot-untrusted": exitUntrusted, "unsealable": exitUntrusted, "wrong-grid": exitUntrusted,
 	"wrong-kind": exitUntrusted, "wrong-version": exitUntrusted, "release-expired": exitUntrusted, "release-below-floor": exitUntrusted,
-	"tag-expired": exitUntrusted, "os-audit": exitUntrusted, "os-invalid": exitUntrusted, "archive-damaged": exitUntrusted,
+	"tag-expired": exitUntrusted, "os-audit": exitUntrusted, "vmm-audit": exitUntrusted, "os-invalid": exitUntrusted, "archive-damaged": exitUntrusted,
 	"key-damaged": exitUntrusted, "key-foreign": exitUntrusted, "upper-mismatch": exitUntrusted,
 
 	"address-taken": exitConflict, "host-taken": exitConflict, "port-taken": exitConflict, "name-lookalike": exitConflict,

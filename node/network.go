@@ -223,6 +223,8 @@ func (n *Node) talk(ctx context.Context, epoch uint64) error {
 	})
 	n.sharing.use(peers)
 	defer n.sharing.use(nil)
+	n.bindings.use(peers)
+	defer n.bindings.use(nil)
 	devices, err := wireguard.OpenHost(0, n.log)
 	if err != nil {
 		return fmt.Errorf("prepare encrypted devices: %w", err)

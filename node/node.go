@@ -55,6 +55,9 @@ type Node struct {
 	reconc         *reconciler
 	receipts       *receipts
 	prover         *prover
+	turns          *turns
+	bindings       bindings
+	heardAt        time.Time // of follow alone: when receipts were read last
 
 	mu       sync.Mutex
 	epoch    uint64        // 0: not joined
@@ -145,6 +148,8 @@ func (n *Node) openKinds() (err error) {
 	}
 	n.receipts = newReceipts(n.at.grid.ID, n.at.Slot, n.keys.Signer, n.log)
 	n.reconc = newReconciler(map[string]workload.Kind{plan.KindContainer: n.kind, plan.KindNetwork: n.routers, plan.KindGateway: n.gateways, plan.KindDevice: n.routers.Devices()}, n.receipts.report, n.log)
+	n.turns = newTurns(n.at.Slot, boot.DataDir, n.log)
+	n.reconc.turns = n.turns
 	n.prover = &prover{grid: n.at.grid.ID, farm: n.at.grid.Archive.Farm, slot: n.at.signed, slotID: n.at.Slot, log: n.log}
 	if n.at.Disk.Kind == boot.DiskReal {
 		n.prover.dir = boot.DataDir
@@ -184,6 +189,7 @@ func (n *Node) supervise(ctx context.Context) error {
 	// A disk remembers what was proven: that runs again even without a ledger.
 	if set, ok := n.prover.restore(); ok {
 		n.believe(n.prover.last.Cases, nil)
+		n.turns.set(n.prover.deployed)
 		n.reconc.setDesired(set)
 	}
 	tree := supervise.Start(ctx, func(ctx context.Context) error {
@@ -279,6 +285,7 @@ func (n *Node) follow(ctx context.Context) error {
 			n.problem("ledger", codeOf(err))
 			n.log.Warn("read the ledger", "error", err)
 		}
+		n.hear(ctx, l)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -341,6 +348,7 @@ func (n *Node) prove(ctx context.Context, l *light.Client) error {
 		return nil
 	}
 	n.believe(n.prover.last.Cases, refused)
+	n.turns.set(n.prover.deployed)
 	n.reconc.setDesired(set)
 	for _, r := range refused {
 		n.tellRefused(r)

@@ -73,6 +73,8 @@ type prover struct {
 
 	last   proven
 	judged time.Time // when everything was judged last; zero: never
+	// deployed is the same set by contract, with its proven history.
+	deployed []deployment
 }
 
 // restore judges the set that the disk kept. Without one it returns false.
@@ -104,6 +106,7 @@ func (p *prover) restore() (set []workload.Desired, ok bool) {
 		}
 		believed = append(believed, e)
 		set = append(set, desired(v)...)
+		p.deployed = append(p.deployed, deployed(e, v))
 	}
 	kept.Cases = believed // what was refused gives nobody rights either
 	p.last = kept
@@ -129,6 +132,7 @@ func (p *prover) read(ctx context.Context, l ledger) (set []workload.Desired, re
 	}
 	next := proven{V: 1, Slot: p.slotID, Version: node.Version}
 	set = []workload.Desired{}
+	var all []deployment
 	for _, now := range cases {
 		e, v, err := p.decide(now)
 		if err != nil {
@@ -142,6 +146,7 @@ func (p *prover) read(ctx context.Context, l ledger) (set []workload.Desired, re
 		if v != nil {
 			next.Cases = append(next.Cases, e)
 			set = append(set, desired(*v)...)
+			all = append(all, deployed(e, *v))
 		}
 	}
 	if err := p.keep(next); err != nil {
@@ -149,7 +154,7 @@ func (p *prover) read(ctx context.Context, l ledger) (set []workload.Desired, re
 		// older set.
 		p.log.Warn("keep the proven set of contracts", "error", err)
 	}
-	p.last, p.judged = next, time.Now()
+	p.last, p.judged, p.deployed = next, time.Now(), all
 	return set, refused, true, nil
 }
 
@@ -372,6 +377,11 @@ func desired(v contract.Verdict) []workload.Desired {
 	return set
 }
 
+// deployed is what package rollout needs of a believed case.
+func deployed(e evidence, v contract.Verdict) deployment {
+	return deployment{contract: v.Contract, version: v.Version, plan: &v.Deployment, history: e.History}
+}
+
 // keep writes the set to the data disk.
 func (p *prover) keep(set proven) error {
 	if p.dir == "" {
@@ -388,6 +398,11 @@ func (p *prover) keep(set proven) error {
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, b) {
 		return nil
 	}
+	return replaceFile(path, b)
+}
+
+// replaceFile writes a file so that after a crash there is the old one or the new one.
+func replaceFile(path string, b []byte) error {
 	tmp := path + ".new"
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {

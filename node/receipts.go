@@ -142,6 +142,7 @@ func (r *receipts) send(ctx context.Context, l submitter, id workload.ID, s work
 	next := contract.NewReceipt(r.grid, contract.Receipt{
 		Contract: id.Contract, Version: s.Version, Workload: id.Name, Slot: r.slot, Epoch: epoch,
 		State: s.State, Reason: s.Reason, Detail: oneLine(s.Detail), ExitCode: int64(s.ExitCode), Verity: s.Verity,
+		Ready: s.Ready, Isolation: s.Isolation, Restarts: s.Restarts,
 		Time: uint64(time.Now().Unix()),
 	})
 	if old, found, err := get[contract.ReceiptRecord](ctx, l, contract.KeyReceipt(id.Contract, id.Name)); err != nil {

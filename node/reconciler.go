@@ -12,6 +12,8 @@ import (
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/rollout"
+	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/workload"
 )
 
@@ -34,9 +36,18 @@ type reconciler struct {
 	report Report
 	log    *slog.Logger
 
+	// turns says whose turn it is in an update; nil: everything may start.
+	turns *turns
+	// may refuses what this node can't run as its plan says; nil: nothing.
+	may func(plan.Workload) error
+	// happened is told what is reported, beside what was before. May be nil.
+	happened func(id workload.ID, before, now workload.Status)
+
 	mu sync.Mutex
 	// desired is nil until a set was proven: then nothing is started or removed.
 	desired map[workload.ID]workload.Desired
+	aims    map[workload.ID]aim          // of the last round
+	views   map[workload.ID]rollout.View // likewise
 	tasks   map[workload.ID]*task
 	kick    chan struct{}
 }
@@ -47,7 +58,7 @@ type task struct {
 	busy     bool
 	cancel   context.CancelFunc // ends the verb in flight
 	removing bool               // the verb in flight is Remove
-	version  uint64             // that the last verb was for
+	version  uint64             // of the contract, that the last verb was for
 	failures int
 	next     time.Time
 	err      error // of the last verb
@@ -120,12 +131,29 @@ func (r *reconciler) step(ctx context.Context, verbs *sync.WaitGroup) {
 		return
 	}
 	now := time.Now()
-	for id, d := range r.desired {
-		t := r.task(id, d.Plan.Kind)
-		if blind[d.Plan.Kind] {
+	views := make(map[workload.ID]rollout.View, len(observed))
+	for id, v := range r.views {
+		// What can't be seen now must not look as if it were not there.
+		if t := r.tasks[id]; t != nil && blind[t.kind] {
+			views[id] = v
+		}
+	}
+	for id, o := range observed {
+		views[id] = viewOf(o.kind, o.status)
+	}
+	r.views = views
+	r.aims = r.aim(views)
+	for id, d := range r.aims {
+		if d.gone || d.Plan.Kind != "" && blind[d.Plan.Kind] {
 			continue
 		}
 		o, exists := observed[id]
+		kind := d.Plan.Kind
+		if kind == "" {
+			kind = o.kind // of a version that is older than those that are known here
+		}
+		t := r.task(id, kind)
+		o.status.Ready = isReady(kind, o.status)
 		if t.busy {
 			if t.removing || t.version != d.Version {
 				t.cancel() // it was for something that is no longer wanted
@@ -134,8 +162,15 @@ func (r *reconciler) step(ctx context.Context, verbs *sync.WaitGroup) {
 			if t.version != d.Version {
 				t.failures, t.next, t.err = 0, time.Time{}, nil
 			}
-			if !now.Before(t.next) {
-				r.start(ctx, verbs, id, t, d.Version, false, func(ctx context.Context, k workload.Kind) error { return k.Ensure(ctx, d) })
+			if d.start && d.Plan.Kind != "" && !now.Before(t.next) {
+				r.start(ctx, verbs, id, t, d.Version, false, func(ctx context.Context, k workload.Kind) error {
+					if r.may != nil {
+						if err := r.may(d.Plan); err != nil {
+							return err
+						}
+					}
+					return k.Ensure(ctx, d.Desired)
+				})
 			}
 		} else {
 			t.failures, t.err = 0, nil
@@ -143,7 +178,7 @@ func (r *reconciler) step(ctx context.Context, verbs *sync.WaitGroup) {
 		r.tell(id, t, statusOf(d, t, exists, o.status))
 	}
 	for id, o := range observed {
-		if _, wanted := r.desired[id]; wanted {
+		if r.wants(id) {
 			continue
 		}
 		t := r.task(id, o.kind)
@@ -154,14 +189,39 @@ func (r *reconciler) step(ctx context.Context, verbs *sync.WaitGroup) {
 		}
 	}
 	for id, t := range r.tasks {
-		_, wanted := r.desired[id]
 		_, exists := observed[id]
-		if wanted || exists || t.busy || blind[t.kind] {
+		if r.wants(id) || exists || t.busy || blind[t.kind] {
 			continue
 		}
-		r.tell(id, t, workload.Status{State: contract.StateGone, Version: t.reported.Version})
+		gone := workload.Status{State: contract.StateGone, Version: t.reported.Version}
+		if w := r.aims[id]; w.returned > 0 {
+			gone.Version, gone.Reason, gone.Detail = w.returned, reasonReturned, w.why
+		}
+		r.tell(id, t, gone)
 		delete(r.tasks, id)
 	}
+}
+
+// aim is what is wanted now: of contracts with a plan as package rollout says, of
+// others everything. The caller holds the lock.
+func (r *reconciler) aim(seen map[workload.ID]rollout.View) map[workload.ID]aim {
+	out := map[workload.ID]aim{}
+	for id, d := range r.desired {
+		out[id] = aim{Desired: d, start: true}
+	}
+	if r.turns == nil {
+		return out
+	}
+	for id, w := range r.turns.aims(seen) {
+		out[id] = w
+	}
+	return out
+}
+
+// wants tells whether a workload is to be here; the caller holds the lock.
+func (r *reconciler) wants(id workload.ID) bool {
+	w, ok := r.aims[id]
+	return ok && !w.gone
 }
 
 // task finds or makes the memory of one workload.
@@ -200,7 +260,7 @@ func (r *reconciler) start(ctx context.Context, verbs *sync.WaitGroup, id worklo
 				t.next = time.Now().Add(minBackoff)
 			}
 		case vctx.Err() != nil && ctx.Err() == nil:
-			t.next = time.Time{} // cancelled for a newer wish
+			t.next = time.Time{} // cancelled for a newer aim
 		default:
 			r.failed(t, err)
 			r.log.Warn("reconcile workload", "workload", id.Name, "contract", id.Contract.Short(), "remove", removing, "failures", t.failures, "error", err)
@@ -232,16 +292,29 @@ func protect(f func() error) (err error) {
 }
 
 // statusOf is what people are told of a desired workload.
-func statusOf(d workload.Desired, t *task, exists bool, seen workload.Status) workload.Status {
-	if exists && seen.Version == d.Version && t.err == nil {
-		return seen
-	}
-	s := workload.Status{State: contract.StatePending, Version: d.Version}
-	if t.err != nil {
+func statusOf(w aim, t *task, exists bool, seen workload.Status) workload.Status {
+	s := workload.Status{State: contract.StatePending, Version: w.Version}
+	switch {
+	case exists && (seen.Version == w.Version && t.err == nil || len(w.waiting) > 0 && !w.start):
+		s = seen
+	case t.err != nil:
 		s.State, s.Reason, s.Detail = contract.StateFailed, problem.Code(t.err), t.err.Error()
 		if s.Reason == "" {
 			s.Reason = "start-failed"
 		}
+	case exists && seen.Version != w.Version && len(w.waiting) > 0:
+		s = seen
+	}
+	switch {
+	case w.returned > 0:
+		// Of the version that failed: so other nodes know from what it went back.
+		why := fmt.Sprintf("version %d runs again: %s", w.Version, w.why)
+		if s.Detail != "" {
+			why += "; " + s.Detail
+		}
+		s.Version, s.Reason, s.Detail = w.returned, reasonReturned, why
+	case len(w.waiting) > 0 && s.Reason == "":
+		s.Reason, s.Detail = reasonWaiting, waitingText(w.waiting)
 	}
 	return s
 }
@@ -251,8 +324,12 @@ func (r *reconciler) tell(id workload.ID, t *task, s workload.Status) {
 	if s == t.reported {
 		return
 	}
+	before := t.reported
 	t.reported = s
 	r.report(id, t.kind, s)
+	if r.happened != nil {
+		r.happened(id, before, s)
+	}
 }
 
 // told is a desired workload and what was last reported of it.
@@ -269,6 +346,9 @@ func (r *reconciler) of(id canon.Hash) []told {
 	for wid, d := range r.desired {
 		if wid.Contract != id {
 			continue
+		}
+		if now, ok := r.aims[wid]; ok && now.Deployment != nil {
+			d = now.Desired // an older version may run until its turn, or again
 		}
 		w := told{Desired: d}
 		if t := r.tasks[wid]; t != nil {

@@ -139,6 +139,10 @@ func (n *Node) contractStatus(ctx context.Context, q bus.Query) (protocol.Contra
 		s := protocol.WorkloadStatus{
 			Name: w.ID.Name, Version: w.Version, State: w.status.State, Reason: w.status.Reason, Detail: w.status.Detail,
 			ExitCode: int64(w.status.ExitCode), Verity: w.status.Verity,
+			Ready: w.status.Ready, Isolation: w.status.Isolation, Restarts: w.status.Restarts,
+		}
+		if w.status.Version > 0 {
+			s.Version = w.status.Version
 		}
 		var c plan.Container
 		if w.Plan.Kind == plan.KindContainer && canon.Unmarshal(w.Plan.Config, &c) == nil {

@@ -234,6 +234,12 @@ func (d *decision) stay(w plan.Workload, waiting []string) Step {
 func (d *decision) back(name string) Step {
 	w, had := find(d.BasePlan, name)
 	s := Step{Name: name, Returned: true}
+	if n, in := find(d.Plan, name); in && stays(n.Kind) || !in && had && stays(w.Kind) {
+		if s.Returned = false; in && n.Slot == d.Slot {
+			s.Run, s.Start = d.Version, true
+		}
+		return s
+	}
 	if !had || w.Slot != d.Slot {
 		return s // it was made by the update, or moved here
 	}
@@ -256,6 +262,11 @@ func (d *decision) back(name string) Step {
 	}
 	return s
 }
+
+// stays tells which kinds of workloads never go back. What a gateway publishes and
+// who may enter by a device is what the contract holds on the ledger now: names and
+// addresses of the version before may be another's.
+func stays(kind string) bool { return kind == plan.KindGateway || kind == plan.KindDevice }
 
 // turn names the workloads of the replica set that must be ready before this one may
 // be replaced; none: it is its turn.
@@ -315,8 +326,27 @@ func (d *decision) readyAhead(name string) bool {
 
 // readyBack: back from the new version, and ready.
 func (d *decision) readyBack(name string) bool {
+	if w, ok := find(d.Plan, name); ok && stays(w.Kind) {
+		return d.known(name).Ready
+	}
 	v := d.known(name)
 	return v.Ready && v.Returned == d.Version
+}
+
+// Done tells whether an update is over as far as a node can see: every workload of the
+// plan is ready in the new version, or the node has gone back and so has everyone.
+func Done(c Case) bool {
+	d := &decision{Case: c, next: remembered(c)}
+	p, ready := c.Plan, d.readyAhead
+	if d.next.Returned {
+		p, ready = c.BasePlan, d.readyBack
+	}
+	for _, w := range p.Workloads {
+		if !ready(w.Name) {
+			return false
+		}
+	}
+	return true
 }
 
 // readyAny: ready in whatever version it runs.

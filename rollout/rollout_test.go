@@ -149,6 +149,41 @@ func TestAReturnIsNotForgotten(t *testing.T) {
 	}
 }
 
+func TestAGatewayStaysInTheNewVersion(t *testing.T) {
+	base, next := planOf(rolling(1), "a@1", "d@2", "g@2"), planOf(rolling(1), "a@1", "g@2")
+	for _, p := range []*plan.Plan{base, next} {
+		for i := range p.Workloads {
+			if name := p.Workloads[i].Name; name == "g" {
+				p.Workloads[i].Kind = plan.KindGateway
+			} else if name == "d" {
+				p.Workloads[i].Kind = plan.KindDevice
+			}
+		}
+	}
+	c := Case{Slot: slot(2), Version: 2, Plan: next, Base: 1, BasePlan: base, There: map[string]View{"a": returned}, Here: map[string]View{"g": newReady}}
+	if steps, _ := Decide(c); show(steps) != "d:0 g:2!" {
+		t.Fatalf("it does %s", show(steps))
+	}
+}
+
+func TestAnUpdateIsOverWhenAllAreReady(t *testing.T) {
+	set := []string{"a@1/s", "b@2/s"}
+	c := Case{Slot: slot(2), Version: 2, Plan: planOf(rolling(1), set...), Base: 1, BasePlan: planOf(rolling(1), set...)}
+	for _, test := range []struct {
+		here, there View
+		returned    bool
+		want        bool
+	}{
+		{newReady, newReady, false, true}, {newReady, newAway, false, false}, {newReady, oldReady, false, false}, {oldReady, newReady, false, false},
+		{oldReady, returned, true, true}, {oldReady, newReady, true, false}, {newReady, returned, true, false}, {oldAway, returned, true, false},
+	} {
+		c.Here, c.There, c.Memory = map[string]View{"b": test.here}, map[string]View{"a": test.there}, Memory{Version: 2, Base: 1, Returned: test.returned}
+		if got := Done(c); got != test.want {
+			t.Errorf("%+v: %v", test, got)
+		}
+	}
+}
+
 func TestTheOrderOfASetFollowsWhatItComesAfter(t *testing.T) {
 	p := planOf(rolling(1), "a@1/s<m", "b@2/s", "c@3/s", "m@1<b")
 	if got := fmt.Sprint(order(p, "s")); got != "[b c a]" {

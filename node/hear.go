@@ -127,7 +127,7 @@ func judgeReceipt(grid, id canon.Hash, w plan.Workload, epoch uint64, key []byte
 	case r.Contract != id || r.Workload != w.Name || r.Slot != w.Slot || r.Epoch != epoch:
 		return rollout.View{}, problem.New("receipt-refused", "the receipt is of another workload, slot or epoch")
 	}
-	if r.Reason == reasonReturned {
+	if r.Reason == codeReturned {
 		return rollout.View{Ready: r.Ready, Returned: r.Version, Why: r.Detail}, nil
 	}
 	return rollout.View{Version: r.Version, Ready: r.Ready}, nil

@@ -56,6 +56,7 @@ type Node struct {
 	receipts       *receipts
 	prover         *prover
 	turns          *turns
+	features       *features
 	bindings       bindings
 	heardAt        time.Time // of follow alone: when receipts were read last
 
@@ -149,7 +150,8 @@ func (n *Node) openKinds() (err error) {
 	n.receipts = newReceipts(n.at.grid.ID, n.at.Slot, n.keys.Signer, n.log)
 	n.reconc = newReconciler(map[string]workload.Kind{plan.KindContainer: n.kind, plan.KindNetwork: n.routers, plan.KindGateway: n.gateways, plan.KindDevice: n.routers.Devices()}, n.receipts.report, n.log)
 	n.turns = newTurns(n.at.Slot, boot.DataDir, n.log)
-	n.reconc.turns = n.turns
+	n.features = newFeatures(n.at.grid.ID, n.at.Slot, n.keys.Signer, n.probe, n.log)
+	n.reconc.turns, n.reconc.may = n.turns, n.features.may
 	n.prover = &prover{grid: n.at.grid.ID, farm: n.at.grid.Archive.Farm, slot: n.at.signed, slotID: n.at.Slot, log: n.log}
 	if n.at.Disk.Kind == boot.DiskReal {
 		n.prover.dir = boot.DataDir
@@ -199,6 +201,7 @@ func (n *Node) supervise(ctx context.Context) error {
 			"domains":    n.watchDomains,
 			"membership": n.member,
 			"ledger":     n.follow,
+			"probe":      n.tryGuest,
 		} {
 			if err := supervise.Run(ctx, name, part); err != nil {
 				return err
@@ -242,6 +245,7 @@ func (n *Node) member(ctx context.Context) error {
 	n.epoch = epoch
 	n.mu.Unlock()
 	n.receipts.joined(epoch)
+	n.features.joined(epoch)
 	return n.serve(ctx, epoch)
 }
 
@@ -271,6 +275,9 @@ func (n *Node) follow(ctx context.Context) error {
 		return err
 	}
 	if err := supervise.Run(ctx, "receipts", func(ctx context.Context) error { return n.receipts.run(ctx, l) }); err != nil {
+		return err
+	}
+	if err := supervise.Run(ctx, "features", func(ctx context.Context) error { return n.features.run(ctx, l) }); err != nil {
 		return err
 	}
 	if err := supervise.Run(ctx, "gateway names", func(ctx context.Context) error { return n.followGateways(ctx, l) }); err != nil {
@@ -401,6 +408,19 @@ func (n *Node) tellRefused(r refusal) {
 			State: contract.StateFailed, Version: r.version, Reason: problem.Code(r.err), Detail: r.err.Error(),
 		})
 	}
+}
+
+// tryGuest finds out what this node can do, also while there is no ledger to say it on.
+func (n *Node) tryGuest(ctx context.Context) error {
+	supervise.Signal(ctx, supervise.Healthy)
+	n.features.find(ctx)
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// probe runs a guest as workloads would be run.
+func (n *Node) probe(context.Context) error {
+	return problem.New(codeIsolation, "this release of the OS runs no virtual machines")
 }
 
 // problem notes what is missing in one part; "" clears it.

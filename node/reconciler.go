@@ -195,7 +195,7 @@ func (r *reconciler) step(ctx context.Context, verbs *sync.WaitGroup) {
 		}
 		gone := workload.Status{State: contract.StateGone, Version: t.reported.Version}
 		if w := r.aims[id]; w.returned > 0 {
-			gone.Version, gone.Reason, gone.Detail = w.returned, reasonReturned, w.why
+			gone.Version, gone.Reason, gone.Detail = w.returned, codeReturned, w.why
 		}
 		r.tell(id, t, gone)
 		delete(r.tasks, id)
@@ -312,9 +312,9 @@ func statusOf(w aim, t *task, exists bool, seen workload.Status) workload.Status
 		if s.Detail != "" {
 			why += "; " + s.Detail
 		}
-		s.Version, s.Reason, s.Detail = w.returned, reasonReturned, why
+		s.Version, s.Reason, s.Detail = w.returned, codeReturned, why
 	case len(w.waiting) > 0 && s.Reason == "":
-		s.Reason, s.Detail = reasonWaiting, waitingText(w.waiting)
+		s.Reason, s.Detail = codeWaiting, waitingText(w.waiting)
 	}
 	return s
 }

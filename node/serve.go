@@ -181,7 +181,7 @@ func (n *Node) nodeStatus(context.Context, bus.Query) (protocol.NodeStatus, erro
 	for _, r := range n.refused {
 		s.Refused = append(s.Refused, protocol.Refusal{Contract: r.contract, Code: problem.Code(r.err), Message: oneLine(r.err.Error())})
 	}
-	s.Memory = memory()
+	s.Memory, s.Features = memory(), n.features.status()
 	return s, nil
 }
 

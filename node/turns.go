@@ -29,8 +29,8 @@ const (
 
 // Codes of what people are told of a workload in an update.
 const (
-	reasonWaiting  = "waiting-for"
-	reasonReturned = "update-returned"
+	codeWaiting  = "waiting-for"
+	codeReturned = "update-returned"
 )
 
 // deployment is one proven contract on its way from version to version.

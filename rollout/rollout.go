@@ -182,7 +182,7 @@ func (d *decision) forth(name string) Step {
 	was := had && before.Slot == d.Slot
 	var waiting []string
 	if had && wanted {
-		waiting = d.turn(d.Plan, name, d.readyAhead)
+		waiting = d.turn(d.Plan, name, d.readyAhead, func(string) bool { return true })
 	}
 	if !here {
 		// It moved to another node, or is in the plan no more. One that moved stays until its
@@ -246,7 +246,7 @@ func (d *decision) back(name string) Step {
 	now := d.Here[name]
 	if now.Version != 0 && now.Version != d.Base && !slices.Contains(d.next.Back, name) {
 		late := d.Now-d.next.Seen >= int64(d.Plan.Update.Deadline)
-		if waiting := d.turn(d.BasePlan, name, d.readyBack); now.Ready && len(waiting) > 0 && !late {
+		if waiting := d.turn(d.BasePlan, name, d.readyBack, d.readyAny); now.Ready && len(waiting) > 0 && !late {
 			// It is well where it is: others go back first.
 			return Step{Name: name, Run: now.Version, Waiting: waiting}
 		}
@@ -269,16 +269,19 @@ func (d *decision) back(name string) Step {
 func stays(kind string) bool { return kind == plan.KindGateway || kind == plan.KindDevice }
 
 // turn names the workloads of the replica set that must be ready before this one may
-// be replaced; none: it is its turn.
-func (d *decision) turn(p *plan.Plan, name string, ready func(string) bool) []string {
+// be replaced; none: it is its turn. earlier says which of those before it in the
+// order are ready, later which of those after it.
+func (d *decision) turn(p *plan.Plan, name string, earlier, later func(string) bool) []string {
 	w, ok := find(p, name)
 	if !ok || w.Set == "" || d.Plan.Update.Strategy != plan.UpdateRolling {
 		return nil
 	}
 	var away []string
+	ready := earlier
 	for _, other := range order(p, w.Set) {
 		if other == name {
-			break
+			ready = later
+			continue
 		}
 		if !ready(other) {
 			away = append(away, other)

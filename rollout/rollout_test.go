@@ -111,6 +111,7 @@ func TestWhoseTurnItIs(t *testing.T) {
 		{"without a version before it stays", rolling(1), nil, set, views{"b": newAway}, nil, begun(0), 99, "b:2!"},
 		{"what was ready fails no update", rolling(1), set, set, views{"b": newAway}, nil, Memory{Version: 2, Base: 1, Begun: []Begun{{Name: "b", Ready: true}}}, 99, "b:2!"},
 		{"another's return is everyone's", rolling(1), set, set, views{"b": oldReady}, views{"c": returned}, Memory{}, 0, "b:1!R"},
+		{"one that is well waits for one that is not", rolling(1), set, set, views{"b": newReady}, views{"a": returned, "c": {Returned: 2}}, Memory{}, 0, "b:2<c"},
 		{"one that is well goes back in its turn", rolling(1), set, set, views{"b": newReady}, views{"a": newReady, "c": returned}, Memory{}, 0, "b:2<a"},
 		{"which comes", rolling(1), set, set, views{"b": newReady}, views{"a": returned, "c": returned}, Memory{}, 0, "b:1!R"},
 		{"or when the deadline has passed", rolling(1), set, set, views{"b": newReady}, views{"a": newReady, "c": returned}, Memory{Version: 2, Base: 1, Returned: true}, 60, "b:1!R"},

@@ -67,7 +67,7 @@ func judgeSession(s Session, key []byte, now uint64) error {
 // reads tells whether a session may use the method.
 func reads(method string) bool {
 	switch method {
-	case MethodStatus, MethodLogs, MethodNetwork, MethodGateway, MethodDevice, MethodNode, MethodResources, MethodEvents, MethodTop, MethodMetrics, MethodNodeMetrics, MethodRenew:
+	case MethodStatus, MethodLogs, MethodNetwork, MethodGateway, MethodDevice, MethodNode, MethodResources, MethodEvents, MethodMetrics, MethodNodeMetrics, MethodRenew:
 		return true
 	}
 	return false

@@ -20,8 +20,7 @@ const (
 	MethodDevice    = "network.device"  // configuration of a person's device; only its own account's, says the node
 
 	MethodEvents      = "workload.events"  // what happened to one contract's workloads, followed or not
-	MethodTop         = "workload.top"     // what one contract's workloads use now
-	MethodMetrics     = "workload.metrics" // the same in Prometheus' text format
+	MethodMetrics     = "workload.metrics" // what one contract's workloads use now
 	MethodNodeMetrics = "node.metrics"     // what the node has and uses
 
 	// MethodRenew keeps a stream alive. The bus answers it itself, under the
@@ -85,7 +84,6 @@ type Facts struct {
 //	gateway.status    named     no        yes           no
 //	network.device    named     no        yes           no
 //	workload.events   named     no        yes           no
-//	workload.top      named     no        yes           no
 //	workload.metrics  named     no        yes           no
 //	node.status       none      yes       no            no
 //	node.resources    none      yes       no            no
@@ -107,7 +105,7 @@ func Allowed(caller sign.PublicKey, method string, contract canon.Hash, workload
 	right, act := acts[method]
 	switch method {
 	case MethodExec, MethodConsole, MethodGet, MethodPut, MethodRestart, MethodSignal,
-		MethodStatus, MethodLogs, MethodNetwork, MethodGateway, MethodDevice, MethodEvents, MethodTop, MethodMetrics:
+		MethodStatus, MethodLogs, MethodNetwork, MethodGateway, MethodDevice, MethodEvents, MethodMetrics:
 		if contract.IsZero() {
 			return problem.New("request-invalid", "%s: no contract is named", method)
 		}

@@ -28,6 +28,8 @@ type Client struct {
 	mu     sync.Mutex
 	ledger *light.Client
 	bus    *bus.Conn
+	// sessions are the session keys made by UseSession, by account key.
+	sessions map[string]*bus.Credential
 }
 
 // Open prepares to talk to a grid; it dials nobody yet.

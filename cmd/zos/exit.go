@@ -20,6 +20,7 @@ const (
 	exitTimeout     = 7 // what was waited for did not happen in time
 	exitUntrusted   = 8 // a digest, signature, proof or age is wrong
 	exitConflict    = 9 // something is there already, or in use
+	exitProgram     = 126
 	exitInterrupted = 130
 )
 
@@ -43,7 +44,7 @@ var exits = map[string]int{
 
 	"no-context": exitNotFound, "not-found": exitNotFound, "account-unknown": exitNotFound, "group-unknown": exitNotFound, "farm-unknown": exitNotFound,
 	"slot-unknown": exitNotFound, "node-unknown": exitNotFound, "network-unknown": exitNotFound, "device-unknown": exitNotFound, "contract-unknown": exitNotFound, "proposal-unknown": exitNotFound,
-	"workload-unknown": exitNotFound, "key-unknown": exitNotFound, "image-unknown": exitNotFound, "image-platform": exitNotFound,
+	"workload-unknown": exitNotFound, "workload-ambiguous": exitUsage, "key-unknown": exitNotFound, "image-unknown": exitNotFound, "image-platform": exitNotFound,
 	"flist-unknown": exitNotFound, "object-missing": exitNotFound, "unknown-method": exitNotFound, "kind-unknown": exitNotFound,
 	"class-unknown": exitNotFound, "slot-missing": exitNotFound, "archive-missing": exitNotFound, "release-missing": exitNotFound,
 	"network-missing": exitNotFound, "gateway-unknown": exitNotFound, "key-store-missing": exitNotFound,
@@ -56,7 +57,7 @@ var exits = map[string]int{
 	"not-yet": exitUnreachable, "public-card-missing": exitUnreachable, "gateway-down": exitUnreachable, "not-served": exitUnreachable, "name-unchecked": exitUnreachable,
 
 	"acme-rate-limited": exitUnreachable, "acme-unreachable": exitUnreachable, "certificates-unavailable": exitUnreachable, "domain-unreachable": exitUnreachable,
-	"acme-answer-invalid": exitUntrusted, "domain-proof-invalid": exitInvalid, "frame-invalid": exitUntrusted,
+	"acme-answer-invalid": exitUntrusted, "domain-proof-invalid": exitInvalid, "frame-invalid": exitUntrusted, "archive-unsafe": exitUntrusted, "program-failed": exitProgram, "copy-failed": exitInvalid,
 
 	"workloads-apart": exitUnreachable, "publication-broken": exitUnreachable,
 	"peer-silent": exitUnreachable, "relay-unreachable": exitUnreachable, "key-epoch-unknown": exitUnreachable,

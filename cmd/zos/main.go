@@ -23,6 +23,10 @@ func main() {
 	cmd.SetArgs(os.Args[1:])
 	err := cmd.ExecuteContext(ctx)
 	stop()
+	var program programExit
+	if errors.As(err, &program) {
+		os.Exit(int(program) & 0xff)
+	}
 	if err != nil {
 		a.fail(err)
 		os.Exit(exitCode(err))

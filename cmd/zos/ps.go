@@ -10,7 +10,6 @@ import (
 
 	"github.com/zero-os/zos/client"
 	"github.com/zero-os/zos/contract"
-	"github.com/zero-os/zos/node/protocol"
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/sign"
 )
@@ -98,67 +97,6 @@ func verity(on bool) string {
 	return "-"
 }
 
-func (a *app) logsCommand() *cobra.Command {
-	var follow, times bool
-	var tail uint64
-	cmd := &cobra.Command{
-		Use:               "logs CONTRACT[/WORKLOAD]",
-		Short:             "Show what a workload wrote, asked of its node over the sealed bus",
-		Example:           "  zos logs demo/hello\n  zos logs demo/shop/web -f",
-		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: a.completeFirst(contractNames),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withClient(cmd.Context(), func(ctx context.Context, c *client.Client) error {
-				k, w, err := c.FindWorkload(ctx, args[0])
-				if err != nil {
-					return err
-				}
-				by, err := a.memberOf(ctx, c, k)
-				if err != nil {
-					return err
-				}
-				said := false
-				err = firstWord(ctx, follow, func(ctx context.Context) (bool, error) {
-					err := c.Logs(ctx, w.Slot, k.ID, protocol.LogsParams{Workload: w.Name, Follow: follow, Tail: tail}, by, func(r protocol.LogRecord) error {
-						said = true
-						return a.showRecord(r, times)
-					})
-					return said, err
-				})
-				if errors.Is(err, context.Canceled) && follow {
-					return nil // Ctrl-C is how following ends
-				}
-				return err
-			})
-		},
-	}
-	f := cmd.Flags()
-	f.BoolVarP(&follow, "follow", "f", false, "go on with what comes")
-	f.BoolVarP(&times, "timestamps", "t", false, "show the time of each line")
-	f.Uint64VarP(&tail, "tail", "n", 0, "only the last lines (default: all that is kept)")
-	return cmd
-}
-
-// firstWordTime is how long an empty log is looked at again: a program that has
-// just started may not have written its first line yet.
-const firstWordTime = 3 * time.Second
-
-// firstWord shows a log; an empty one is looked at again for a moment.
-func firstWord(ctx context.Context, follow bool, show func(context.Context) (said bool, err error)) error {
-	end := time.Now().Add(firstWordTime)
-	for {
-		said, err := show(ctx)
-		if said || err != nil || follow || time.Now().After(end) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
-}
-
 // memberOf finds a key at hand that is a member of the contract's group.
 func (a *app) memberOf(ctx context.Context, c *client.Client, k client.Contract) (sign.Signer, error) {
 	keys, err := c.MemberKeys(ctx, k.Group)
@@ -173,26 +111,4 @@ func (a *app) memberOf(ctx context.Context, c *client.Client, k client.Contract)
 		}
 		return false
 	})
-}
-
-// showRecord prints a line of a log; the node's own remarks go to standard
-// error.
-func (a *app) showRecord(r protocol.LogRecord, times bool) error {
-	line := string(r.Data)
-	if a.format == "json" {
-		return a.jsonLine(map[string]any{"seq": r.Sequence, "time": time.Unix(0, r.Time).UTC(), "stream": r.Stream, "line": line, "partial": r.Partial})
-	}
-	if times {
-		line = time.Unix(0, r.Time).Format("2006-01-02 15:04:05.000 ") + line
-	}
-	w := a.out
-	if r.Stream != "stdout" && r.Stream != "stderr" {
-		w, line = a.err, a.paint(a.err, quiet, printable(line))
-	}
-	end := "\n"
-	if r.Partial {
-		end = ""
-	}
-	_, err := fmt.Fprint(w, line, end)
-	return err
 }

@@ -42,7 +42,7 @@ var exits = map[string]int{
 	"source-unreadable": exitInvalid, "image-ambiguous": exitInvalid, "dir-too-long": exitInvalid, "machine-invalid": exitInvalid,
 	"no-command": exitInvalid, "user-unknown": exitInvalid, "request-invalid": exitInvalid, "query-invalid": exitInvalid,
 
-	"no-context": exitNotFound, "not-found": exitNotFound, "account-unknown": exitNotFound, "group-unknown": exitNotFound, "farm-unknown": exitNotFound,
+	"file-unknown": exitNotFound, "no-context": exitNotFound, "not-found": exitNotFound, "account-unknown": exitNotFound, "group-unknown": exitNotFound, "farm-unknown": exitNotFound,
 	"slot-unknown": exitNotFound, "node-unknown": exitNotFound, "network-unknown": exitNotFound, "device-unknown": exitNotFound, "contract-unknown": exitNotFound, "proposal-unknown": exitNotFound,
 	"workload-unknown": exitNotFound, "workload-ambiguous": exitUsage, "key-unknown": exitNotFound, "image-unknown": exitNotFound, "image-platform": exitNotFound,
 	"flist-unknown": exitNotFound, "object-missing": exitNotFound, "unknown-method": exitNotFound, "kind-unknown": exitNotFound,

@@ -23,8 +23,6 @@ const (
 // namespace gives the container one of its own, without any route.
 func ociConfig(name string, c plan.Container, r plan.Resources, idBase uint32, cgroupPath string, ns Namespace) (*specs.Spec, error) {
 	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: idBase, Size: idRange}}
-	pids := int64(r.PIDs)
-	memory := int64(r.Memory)
 	oomScore := 500 // the node's own processes are spared when its memory runs out
 	s := &specs.Spec{
 		Version:  specs.Version,
@@ -62,10 +60,8 @@ func ociConfig(name string, c plan.Container, r plan.Resources, idBase uint32, c
 			},
 			Resources: &specs.LinuxResources{
 				Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
-				Memory:  &specs.LinuxMemory{Limit: &memory, Swap: &memory}, // together: no swap
 				// The shim sets cpu.max once the program runs: runc's own work before
 				// that is the node's, and took seconds on a tenth of a core.
-				Pids: &specs.LinuxPids{Limit: &pids},
 				// Out of memory ends the whole container, not a part of it that the
 				// rest then waits for.
 				Unified: map[string]string{"memory.oom.group": "1"},
@@ -79,6 +75,7 @@ func ociConfig(name string, c plan.Container, r plan.Resources, idBase uint32, c
 			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 		},
 	}
+	limit(s.Linux.Resources, r)
 	profile, err := seccomp.GetDefaultProfile(s)
 	if err != nil {
 		return nil, fmt.Errorf("make seccomp profile: %w", err)

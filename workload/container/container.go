@@ -12,6 +12,7 @@ import (
 
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/linux/cgroup"
+	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/supervise"
 	"github.com/zero-os/zos/workload"
 )
@@ -44,7 +45,7 @@ type Config struct {
 	// InMemory says that Data lies in memory: writable layers need no journal.
 	InMemory bool
 	LogBound int64         // bytes of each log ring; 0 means logs.DefaultBound
-	Grace    time.Duration // from SIGTERM to SIGKILL; 0 means 10 s
+	Grace    time.Duration // from the first signal to SIGKILL; 0 means the plan's
 	// Backoff is the shims' pause between starts; zero means from 0.5 s to 30 s,
 	// from the beginning again after a minute of running.
 	Backoff supervise.Backoff
@@ -54,7 +55,10 @@ type Config struct {
 	Rootfs Rootfs
 	// Networks attaches containers to networks; nil: those that want one are refused.
 	Networks Networks
-	Log      *slog.Logger
+	// Secrets opens one secret of a workload, as its variable or file has it; nil:
+	// workloads with secrets are refused. What it returns is only ever in memory.
+	Secrets func(ctx context.Context, d workload.Desired, s plan.Secret) ([]byte, error)
+	Log     *slog.Logger
 }
 
 // Kind runs workloads of kind "container". It implements workload.Kind.
@@ -136,9 +140,6 @@ func defaults(c *Config) {
 	set(&c.RuncRoot, "/run/zos/runc")
 	set(&c.CgroupParent, "/zos")
 	set(&c.Exits, "/run/zos/exits")
-	if c.Grace == 0 {
-		c.Grace = 10 * time.Second
-	}
 	if c.Backoff == (supervise.Backoff{}) {
 		c.Backoff = supervise.Backoff{First: 500 * time.Millisecond, Max: 30 * time.Second, Reset: time.Minute}
 	}

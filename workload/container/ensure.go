@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/workload"
-	"github.com/zero-os/zos/workload/control"
+	"github.com/zero-os/zos/workload/life"
 	"github.com/zero-os/zos/workload/shim"
 )
 
@@ -36,11 +37,10 @@ func (k *Kind) Ensure(ctx context.Context, d workload.Desired) error {
 
 func (k *Kind) ensure(ctx context.Context, d workload.Desired, c plan.Container) error {
 	p := k.place(d.ID)
-	b, err := canon.Marshal(d.Plan)
+	want, core, err := digests(d.Plan, c)
 	if err != nil {
-		return fmt.Errorf("encode plan: %w", err)
+		return err
 	}
-	want := canon.Sum(b).String()
 	rec, err := readRecord(p)
 	known := err == nil
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -49,15 +49,18 @@ func (k *Kind) ensure(ctx context.Context, d workload.Desired, c plan.Container)
 	if len(c.Networks) > 0 && k.cfg.Networks == nil {
 		return problem.New(CodeInvalid, "it wants %d networks, and this node has none", len(c.Networks))
 	}
+	if known && rec.Plan != want && rec.Core == core && k.adapt(ctx, d, c, p, want) {
+		rec.Plan = want
+	}
 	if known && k.stands(ctx, p, want) && k.mend(ctx, d, c, p) {
-		return k.setVersion(p, rec, d.Version)
+		return k.setVersion(p, rec, want, core, d.Version)
 	}
 	// Whatever runs is something else, or half of something.
 	if err := k.end(ctx, p); err != nil {
 		return err
 	}
 	rec, err = k.prepareData(p, rec, known, record{
-		Version: d.Version, Plan: want, Flist: c.Flist, Disk: d.Plan.Resources.Disk, Networks: len(c.Networks) > 0,
+		Version: d.Version, Plan: want, Core: core, Flist: c.Flist, Disk: d.Plan.Resources.Disk, Networks: len(c.Networks) > 0,
 	})
 	if err != nil {
 		return err
@@ -80,7 +83,9 @@ func (k *Kind) stands(ctx context.Context, p place, want string) bool {
 		return false
 	}
 	if shim.Alive(p.run) {
-		return true
+		// One that an Ensure before was killed over has not been told yet.
+		st, err := shim.ReadStatus(p.run)
+		return err != nil || st.Plan == want || k.reload(ctx, p)
 	}
 	st, err := shim.ReadStatus(p.run)
 	if err != nil || st.State == shim.Stopping || st.State == shim.Stopped {
@@ -122,12 +127,13 @@ func (k *Kind) mend(ctx context.Context, d workload.Desired, c plan.Container, p
 	return true
 }
 
-// setVersion notes that a newer contract wants the very same workload.
-func (k *Kind) setVersion(p place, rec record, version uint64) error {
-	if rec.Version == version {
+// setVersion notes the version and the plan that what runs is by.
+func (k *Kind) setVersion(p place, rec record, want, core string, version uint64) error {
+	old, err := readRecord(p)
+	rec.Plan, rec.Core, rec.Version = want, core, version
+	if err == nil && rec == old {
 		return nil
 	}
-	rec.Version = version
 	return diskFull(shim.WriteJSON(p.record, rec))
 }
 
@@ -176,18 +182,28 @@ func (k *Kind) prepareRun(ctx context.Context, d workload.Desired, c plan.Contai
 			return diskFull(err)
 		}
 	}
+	g, err := k.give(ctx, d, c)
+	if err != nil {
+		return err
+	}
+	files, err := g.put(filepath.Join(p.run, "files"), rec.IDBase+c.UID, rec.IDBase+c.GID)
+	if err != nil {
+		return err
+	}
+	c.Env = environment(c.Env, g.env)
 	spec, err := ociConfig(d.ID.Name, c, d.Plan.Resources, rec.IDBase, p.cgpath, ns)
 	if err != nil {
 		return err
 	}
+	spec.Mounts = append(spec.Mounts, files...)
 	if err := shim.WriteJSON(p.config, spec); err != nil {
 		return err
 	}
 	return shim.WriteSpec(p.run, shim.Spec{
 		ID: p.key, Runc: k.cfg.Runc, RuncRoot: k.cfg.RuncRoot, Cgroup: string(p.cgroup), Plan: want,
-		Restart: c.Life.Restart, NoNewPrivs: c.NoNewPrivs, UID: rec.IDBase + c.UID, GID: rec.IDBase + c.GID,
-		Limits: limits(d.Plan.Resources), Upper: p.disk, LogDir: p.logs, LogBound: k.cfg.LogBound, Exits: k.cfg.Exits, Final: p.final,
-		Grace: k.cfg.Grace, Backoff: k.cfg.Backoff,
+		Life: k.life(c), NoNewPrivs: c.NoNewPrivs, UID: rec.IDBase + c.UID, GID: rec.IDBase + c.GID,
+		Limits: life.Limits(d.Plan.Resources), Upper: p.disk, LogDir: p.logs, LogBound: k.cfg.LogBound, Exits: k.cfg.Exits, Final: p.final,
+		Backoff: k.cfg.Backoff,
 	})
 }
 
@@ -222,8 +238,4 @@ func (k *Kind) reason(flist canon.Hash, st shim.Status) (code, detail string) {
 		}
 	}
 	return st.Reason, st.Detail
-}
-
-func limits(r plan.Resources) control.Limits {
-	return control.Limits{CPU: r.CPU, Memory: r.Memory, PIDs: r.PIDs}
 }

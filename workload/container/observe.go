@@ -7,6 +7,7 @@ import (
 
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/linux/cgroup"
+	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/workload"
 	"github.com/zero-os/zos/workload/shim"
 )
@@ -80,7 +81,7 @@ func (k *Kind) look(id workload.ID) workload.Status {
 	if err != nil {
 		return workload.Status{State: contract.StatePending, Detail: "remnants only"}
 	}
-	base := workload.Status{State: contract.StatePending, Version: rec.Version, Verity: rec.Verity}
+	base := workload.Status{State: contract.StatePending, Version: rec.Version, Verity: rec.Verity, Isolation: plan.IsolationNamespace}
 	alive := shim.Alive(p.run)
 	st, err := shim.ReadStatus(p.run)
 	if err != nil || st.Plan != rec.Plan {
@@ -94,6 +95,7 @@ func (k *Kind) look(id workload.ID) workload.Status {
 		}
 		return base
 	}
+	base.Restarts = uint64(max(0, st.Restarts))
 	running := st.State == shim.Running && st.Process.Alive()
 	switch {
 	case alive && running && st.Restarts == 0 && shim.Entering(st.Process.PID):
@@ -104,6 +106,10 @@ func (k *Kind) look(id workload.ID) workload.Status {
 		}
 	case st.State == shim.Over:
 		return k.ended(base, rec, st)
+	case st.State == shim.Exhausted:
+		base.State, base.ExitCode, base.Reason = contract.StateFailed, st.Exit.Code, shim.ReasonAttempts
+		code, detail := k.reason(rec.Flist, st)
+		base.Detail = fmt.Sprintf("%d starts in a row failed, the last one by %s: %s", st.Failures, code, detail)
 	case !alive && running:
 		base.Reason, base.Detail = ReasonShimLost, "the container runs, its shim has died and will be replaced"
 	case !alive:
@@ -112,10 +118,13 @@ func (k *Kind) look(id workload.ID) workload.Status {
 		base.State, base.ExitCode = contract.StateFailed, st.Exit.Code
 		base.Reason, base.Detail = k.reason(rec.Flist, st)
 	case running:
-		base.State = contract.StateRunning
+		base.State, base.Ready = contract.StateRunning, st.Ready(time.Now())
+		if st.Checked && !base.Ready {
+			base.Detail = "its health check has not passed"
+		}
 		if rec.Networks && k.cfg.Networks != nil {
 			if err := k.cfg.Networks.Attached(id); err != nil {
-				base.State, base.Reason, base.Detail = contract.StatePending, ReasonDetached, err.Error()
+				base.State, base.Reason, base.Detail, base.Ready = contract.StatePending, ReasonDetached, err.Error(), false
 			}
 		}
 	case st.State == shim.Running:
@@ -125,6 +134,8 @@ func (k *Kind) look(id workload.ID) workload.Status {
 		if code, detail := k.cfg.Rootfs.Failure(rec.Flist); code != "" {
 			base.State, base.Reason, base.Detail = contract.StateFailed, code, detail
 		}
+	case st.State == shim.Ending:
+		base.Detail = "being ended: " + st.Cause
 	default:
 		base.Detail = "stopping"
 	}
@@ -133,7 +144,7 @@ func (k *Kind) look(id workload.ID) workload.Status {
 
 // ended is the status of a container whose restart policy is satisfied.
 func (k *Kind) ended(base workload.Status, rec record, st shim.Status) workload.Status {
-	base.State, base.ExitCode = contract.StateExited, st.Exit.Code
+	base.State, base.ExitCode, base.Ready = contract.StateExited, st.Exit.Code, st.Ready(time.Now())
 	base.Reason, base.Detail = k.reason(rec.Flist, st)
 	return base
 }

@@ -21,6 +21,7 @@ const recordFile = "container.json"
 type record struct {
 	Version uint64     `json:"version"` // of the contract that was last ensured
 	Plan    string     `json:"plan"`    // digest of the plan.Workload
+	Core    string     `json:"core"`    // digest of the part of it that only a new start changes
 	Flist   canon.Hash `json:"flist"`   // the writable layer is on top of it
 	Disk    uint64     `json:"disk"`    // limit that the writable layer was made for
 	IDBase  uint32     `json:"id_base"` // first of the 65536 host ids that own its files

@@ -66,8 +66,12 @@ func (k *Kind) endShim(ctx context.Context, p place) error {
 		}
 		st, err := shim.ReadStatus(p.run)
 		if err == nil && st.Shim.Alive() {
-			limited, cancel := context.WithTimeout(ctx, k.cfg.Grace+2*killLimit)
-			err := st.Shim.End(limited, k.cfg.Grace+killLimit)
+			grace := time.Minute // of a spec that can't be read
+			if spec, err := shim.ReadSpec(p.run); err == nil {
+				grace = spec.Life.Grace
+			}
+			limited, cancel := context.WithTimeout(ctx, grace+3*killLimit)
+			err := st.Shim.End(limited, grace+2*killLimit)
 			cancel()
 			if err != nil {
 				return fmt.Errorf("end shim: %w", err)

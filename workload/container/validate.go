@@ -20,8 +20,12 @@ const (
 	idRange    = 65536
 )
 
-// CodeInvalid is the problem code of a plan that no node could run.
-const CodeInvalid = "plan-invalid"
+// Problem codes of workloads that can't be run.
+const (
+	CodeInvalid   = "plan-invalid"          // no node could run it
+	CodeIsolation = "isolation-unavailable" // this node has no such isolation, and never gives less
+	CodeSecret    = "secret-unreadable"     // this node can't open a secret of it
+)
 
 // decode reads and checks the container in a desired workload. What it returns is
 // safe to use in paths and configuration.
@@ -41,6 +45,10 @@ func decode(d workload.Desired) (plan.Container, error) {
 	}
 	if err := check(c, d.Plan.Resources); err != nil {
 		return invalid("%w", err)
+	}
+	if c.Isolation != plan.IsolationNamespace {
+		return plan.Container{}, problem.New(CodeIsolation, "workload %.63q wants isolation %.40q, which this node does not have", d.ID.Name, c.Isolation).
+			WithFix("plan it anew; isolation: namespace runs on every node")
 	}
 	return c, nil
 }
@@ -70,6 +78,16 @@ func check(c plan.Container, r plan.Resources) error {
 	}
 	if err := shim.CheckPolicy(c.Life.Restart); err != nil {
 		return err
+	}
+	for _, f := range c.Files {
+		if err := placeable(f.Path); err != nil {
+			return err
+		}
+	}
+	for _, s := range c.Secrets {
+		if err := placeable(s.Path); err != nil {
+			return err
+		}
 	}
 	for _, s := range append(append([]string{c.WorkDir}, c.Args...), c.Env...) {
 		if len(s) > maxString || strings.ContainsRune(s, 0) {

@@ -19,7 +19,7 @@ const (
 func (r Request) Check() error {
 	var err error
 	switch r.Verb {
-	case VerbStatus, VerbConsole, VerbReload, VerbClock, VerbRestart:
+	case VerbStatus, VerbConsole, VerbReload, VerbClock, VerbRestart, VerbAttach:
 	case VerbExec:
 		err = r.Exec.check()
 	case VerbProbe:

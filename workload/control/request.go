@@ -31,6 +31,9 @@ const (
 	VerbBoot  = "boot"
 	VerbStop  = "stop"
 	VerbClock = "clock"
+	// VerbAttach streams the output of what VerbBoot started, and its end, to a shim
+	// that came back. Secrets never travel twice.
+	VerbAttach = "attach"
 )
 
 // MaxRequest bounds an encoded Request, in bytes: files and environment of a whole

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -133,6 +136,7 @@ type container struct {
 	handle *process.Handle
 	child  bool // of this process, so that its exit code comes here
 	group  cgroup.Group
+	execs  atomic.Uint64 // numbers the programs run inside it
 }
 
 // Process implements Instance.
@@ -167,24 +171,99 @@ func (c *container) Kill(ctx context.Context) error {
 	return nil
 }
 
-// Resize implements Instance.
+// Resize implements Instance. Memory that is in use can't be taken away: limits
+// below that need a new start.
 func (c *container) Resize(_ context.Context, l control.Limits) (bool, error) {
-	if err := os.WriteFile(filepath.Join(string(c.group), "cpu.max"), []byte(cgroup.CPUMax(l.CPU)), 0); err != nil {
-		return false, fmt.Errorf("limit the container's processor time: %w", err)
+	if l.Memory > 0 && !c.fits(l.Memory) {
+		return false, nil
+	}
+	for _, f := range []struct{ file, value string }{
+		{"memory.max", number(l.Memory)}, {"memory.swap.max", "0"}, {"pids.max", number(l.PIDs)}, {"cpu.max", cgroup.CPUMax(l.CPU)},
+	} {
+		if err := os.WriteFile(filepath.Join(string(c.group), f.file), []byte(f.value), 0); err != nil {
+			return false, fmt.Errorf("limit the container: %w", err)
+		}
 	}
 	return true, nil
 }
 
+// fits tells whether what the container has in memory, without what the kernel can
+// drop, is safely below limit.
+func (c *container) fits(limit uint64) bool {
+	st := c.group.Stats()
+	if st.MemoryMax != 0 && limit >= st.MemoryMax {
+		return true
+	}
+	used := st.Memory - min(st.Memory, c.group.Event("memory.stat", "inactive_file")+c.group.Event("memory.stat", "slab_reclaimable"))
+	return used+limit/16 < limit
+}
+
+func number(n uint64) string {
+	if n == 0 {
+		return "max"
+	}
+	return strconv.FormatUint(n, 10)
+}
+
 // Probe implements Instance.
-func (c *container) Probe(context.Context, control.Probe) error { return unsupported("probe") }
+func (c *container) Probe(ctx context.Context, p control.Probe) error {
+	if p.Kind == "exec" {
+		return c.check(ctx, p.Args)
+	}
+	return checkNet(ctx, fmt.Sprintf("/proc/%d/ns/net", c.Process().PID), p)
+}
 
 // Stats implements Instance.
 func (c *container) Stats(context.Context) (control.Stats, error) {
-	return control.Stats{}, unsupported("stats")
+	g := c.group.Stats()
+	rx, tx := traffic(fmt.Sprintf("/proc/%d/net/dev", c.Process().PID))
+	return control.Stats{
+		CPUMicros: g.CPUMicros, Throttled: g.Throttled, Memory: g.Memory, MemoryCache: g.Cache, MemoryLimit: g.MemoryMax,
+		PIDs: g.PIDs, OOMKills: g.OOMKills, ReadBytes: g.ReadBytes, WriteBytes: g.WriteBytes,
+		PSICPU: g.PSICPU, PSIMemory: g.PSIMemory, PSIIO: g.PSIIO, NetReceived: rx, NetSent: tx,
+	}, nil
+}
+
+// traffic adds up a /proc/PID/net/dev, without the loopback device.
+func traffic(path string) (received, sent uint64) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return 0, 0
+	}
+	for line := range strings.Lines(string(b)) {
+		name, rest, ok := strings.Cut(line, ":")
+		f := strings.Fields(rest)
+		if !ok || len(f) < 9 || strings.TrimSpace(name) == "lo" {
+			continue
+		}
+		rx, _ := strconv.ParseUint(f[0], 10, 64)
+		tx, _ := strconv.ParseUint(f[8], 10, 64)
+		received, sent = received+rx, sent+tx
+	}
+	return received, sent
 }
 
 // Serve implements Instance.
-func (c *container) Serve(_ context.Context, _ *control.Conn, r control.Request) error {
+func (c *container) Serve(ctx context.Context, conn *control.Conn, r control.Request) error {
+	switch r.Verb {
+	case control.VerbExec:
+		return c.exec(ctx, conn, *r.Exec)
+	case control.VerbGet, control.VerbPut:
+		t, err := openTree(fmt.Sprintf("/proc/%d/root", c.Process().PID), c.spec.UID&^0xffff)
+		if err != nil {
+			return err
+		}
+		defer t.close()
+		if r.Verb == control.VerbGet {
+			err = t.get(ctx, r.Path, conn.Stream(control.FrameStdout))
+		} else {
+			err = t.put(ctx, r.Path, framesOf(conn))
+		}
+		if err != nil {
+			return err
+		}
+		return conn.Exit(0)
+	}
 	return unsupported(r.Verb)
 }
 

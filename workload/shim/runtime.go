@@ -170,6 +170,18 @@ func (r Runtime) Clean(ctx context.Context) error {
 	return group.Remove(ctx)
 }
 
+// exec runs runc with these streams, nil for none, and all of its arguments.
+func (r Runtime) exec(ctx context.Context, args []string, stdin, stdout, stderr *os.File) error {
+	ctx, cancel := context.WithTimeout(ctx, commandLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, r.Runc, args...)
+	cmd.Stdin = fileOrNil(stdin)
+	if stdout != nil && stderr != nil {
+		cmd.Stdout, cmd.Stderr = stdout, stderr
+	}
+	return cmd.Run()
+}
+
 func (r Runtime) command(ctx context.Context, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandLimit)
 	defer cancel()

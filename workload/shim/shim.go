@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +22,15 @@ type shim struct {
 	ring   *logs.Writer
 	engine Engine
 	status Status
+	asks   chan ask
+
+	mu    sync.Mutex // of what follows, which requests see
+	shown Status
+	upper string   // the spec's
+	live  Instance // nil if none runs
+	// use counts who asks live for something; usable ends with it.
+	use    *sync.WaitGroup
+	usable context.Context
 }
 
 // Run is the shim of the directory dir. It returns when the workload is over by
@@ -44,7 +54,7 @@ func Run(ctx context.Context, dir string, lockFD uintptr, engines Engines) error
 	if err != nil {
 		return err
 	}
-	s := &shim{dir: dir, spec: spec}
+	s := &shim{dir: dir, spec: spec, asks: make(chan ask)}
 	if old, err := ReadStatus(dir); err == nil && old.Plan == spec.Plan {
 		s.status = old // keeps the count of restarts and the last exit
 	}
@@ -59,7 +69,11 @@ func Run(ctx context.Context, dir string, lockFD uintptr, engines Engines) error
 		return err
 	}
 	defer s.close()
-	return s.keep(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	served := s.serve(ctx)
+	err = s.keep(ctx)
+	cancel()
+	return errors.Join(err, <-served)
 }
 
 // open makes the log ring and the engine.
@@ -93,10 +107,19 @@ func (s *shim) close() {
 	_ = s.ring.Close()
 }
 
-// keep runs the container again and again until its policy or ctx ends it.
+// keep runs instances until the workload's policy or ctx ends it.
 func (s *shim) keep(ctx context.Context) error {
+	if s.status.State == Exhausted { // an earlier shim found so
+		if err := s.clean(); err != nil {
+			return err
+		}
+		if !s.pause(ctx, nil) {
+			return s.stopped()
+		}
+		s.status.Failures, s.status.State = 0, Starting
+	}
 	c, ended, err := s.adopt(ctx)
-	for failed := 0; err == nil; {
+	for err == nil {
 		if c == nil && !ended {
 			if c, err = s.start(ctx); err != nil {
 				// The shim's own trouble, such as a cgroup that won't empty: tried again too.
@@ -104,31 +127,44 @@ func (s *shim) keep(ctx context.Context) error {
 			}
 		}
 		if c != nil {
-			if err = s.wait(ctx, c); err != nil {
+			if err = s.watch(ctx, c); err != nil {
 				break
 			}
-			ended = true
 		}
 		if ctx.Err() != nil {
 			return s.stopped()
 		}
-		// A container that could not start is tried again whatever its policy says.
-		if ended && !again(s.spec.Restart, s.status.Exit.Code) {
-			return s.over()
-		}
+		o, lasted := outcomeOf(s.status.Reason, s.status.Exit.Code), time.Since(s.status.Started)
+		s.status.Failures = countFailures(s.status.Failures, o, lasted, s.spec.Backoff.Reset)
 		var pause time.Duration
-		failed, pause = s.spec.Backoff.Failed(failed, time.Since(s.status.Started))
-		s.status.NextTry = time.Now().Add(pause)
-		if err = s.set(Waiting); err != nil {
-			break
-		}
-		s.remark("%s; next start in %s", s.status.Detail, pause.Round(time.Millisecond))
-		timer := time.NewTimer(pause)
-		select {
-		case <-ctx.Done():
+		switch decide(s.life(), o, s.status.Failures) {
+		case over:
+			return s.over()
+		case atOnce:
+			s.status.Pauses, pause = 0, 0
+			err = s.set(Starting)
+		case exhausted:
+			s.remark("%s; %d starts in a row failed: it is not started again", s.status.Detail, s.status.Failures)
+			if err = s.set(Exhausted); err != nil {
+				break
+			}
+			if !s.pause(ctx, nil) {
+				return s.stopped()
+			}
+			s.status.Failures, s.status.Pauses = 0, 0
+		case again:
+			s.status.Pauses, pause = s.spec.Backoff.Failed(s.status.Pauses, lasted)
+			s.status.NextTry = time.Now().Add(pause)
+			if err = s.set(Waiting); err != nil {
+				break
+			}
+			s.remark("%s; next start in %s", s.status.Detail, pause.Round(time.Millisecond))
+			timer := time.NewTimer(pause)
+			goOn := s.pause(ctx, timer.C)
 			timer.Stop()
-			return s.stopped()
-		case <-timer.C:
+			if !goOn {
+				return s.stopped()
+			}
 		}
 		s.status.Restarts++
 		c, ended = nil, false
@@ -136,21 +172,43 @@ func (s *shim) keep(ctx context.Context) error {
 	return err
 }
 
+// pause waits for c, or a restart by hand; false says that ctx ended. It answers
+// what else is asked for meanwhile.
+func (s *shim) pause(ctx context.Context, c <-chan time.Time) bool {
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-c:
+			return true
+		case a := <-s.asks:
+			if a.what == askReload {
+				_, err := s.reload(ctx, nil)
+				a.done <- answer{err: err}
+				continue
+			}
+			a.done <- answer{}
+			s.remark("started again by hand")
+			return true
+		}
+	}
+}
+
 // adopt finds the instance that an earlier shim of this directory left. If that
 // has ended meanwhile, it notes how; what is left of it is cleared away.
 func (s *shim) adopt(ctx context.Context) (c Instance, ended bool, err error) {
-	known := s.status.Process
+	known, was := s.status.Process, s.status.State
 	c, err = s.engine.Adopt(ctx, s.spec, known)
 	if err != nil {
 		return nil, false, err
 	}
 	if c != nil {
-		if err := s.runs(c); err != nil {
-			return nil, false, err
+		if s.status.Ran.Before(s.status.Started) || s.status.Ran.IsZero() {
+			s.status.Ran = time.Now() // its predecessor died before it could say so
 		}
-		return c, false, nil
+		return c, false, s.runs(c, was == Ending && s.status.Cause != "")
 	}
-	if s.status.State == Running && !known.IsZero() && !known.Alive() {
+	if (was == Running || was == Ending) && !known.IsZero() && !known.Alive() {
 		s.ended(s.engine.Missed(ctx, s.spec, known))
 		ended = true
 	}
@@ -160,83 +218,71 @@ func (s *shim) adopt(ctx context.Context) (c Instance, ended bool, err error) {
 // start makes the engine start an instance. It returns nil if that failed: then nothing
 // is left of it, and the status says why. An error is one of the shim's own.
 func (s *shim) start(ctx context.Context) (Instance, error) {
-	s.status.Process = process.Ref{}
+	s.status.Process, s.status.Cause = process.Ref{}, ""
 	s.status.Started = time.Now()
+	s.status.Checked, s.status.Healthy = false, false
 	if err := s.set(Starting); err != nil {
 		return nil, err
 	}
 	c, err := s.engine.Start(ctx, s.spec)
 	if err == nil {
-		if err = s.runs(c); err == nil {
+		s.status.Ran = time.Now()
+		if err = s.runs(c, false); err == nil {
 			return c, nil
 		}
 	}
-	s.status.Reason, s.status.Detail = ReasonStart, oneLine(err.Error())
+	s.status.Reason, s.status.Detail, s.status.Exit = ReasonStart, oneLine(err.Error()), process.Exit{}
 	if full(s.spec.Upper) {
-		s.status.Reason = ReasonDiskFull
+		s.status.Detail += "; its disk is full"
 	}
 	return nil, s.clean()
 }
 
-// runs notes that c does.
-func (s *shim) runs(c Instance) error {
+// runs notes that c does, or is being ended still.
+func (s *shim) runs(c Instance, ending bool) error {
 	s.status.Process = c.Process()
-	if err := s.set(Running); err != nil {
+	state := Running
+	if ending {
+		state = Ending
+	} else {
+		s.status.Cause = ""
+	}
+	s.status.Checked = s.spec.Life.Health != nil
+	if err := s.set(state); err != nil {
 		c.Release()
 		return err
 	}
 	return nil
 }
 
-// wait returns when the instance has ended and is cleared away. It ends it when
-// ctx ends.
-func (s *shim) wait(ctx context.Context, c Instance) error {
-	defer c.Release()
-	e, err := c.Wait(ctx)
-	if err != nil {
-		if ctx.Err() == nil {
-			return err
-		}
-		if err := s.set(Stopping); err != nil {
-			return err
-		}
-		if e, err = s.end(context.WithoutCancel(ctx), c); err != nil {
-			return err
-		}
-	}
-	s.ended(e)
-	return s.clean()
-}
-
-// end ends the instance: gracefully, and by force after the grace.
-func (s *shim) end(ctx context.Context, c Instance) (Ended, error) {
-	_ = c.Stop(ctx, unix.SIGTERM)
-	grace, cancel := context.WithTimeout(ctx, s.spec.Grace)
-	e, err := c.Wait(grace)
-	cancel()
-	if err == nil {
-		return e, nil
-	}
-	ctx, cancel = context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	if err := c.Kill(ctx); err != nil {
-		return Ended{}, err
-	}
-	return c.Wait(ctx)
-}
-
-// ended notes how the instance ended and why.
+// ended notes how the instance ended and why. What its shim ended it for comes
+// before what the kernel says of its end, except that it ran out of memory.
 func (s *shim) ended(e Ended) {
+	cause := s.status.Cause
+	s.status.Cause, s.status.Healthy = "", false
 	s.status.Exit, s.status.Reason, s.status.Detail = e.Exit, e.Reason, e.Detail
-	if e.Reason == "" {
-		s.status.Reason = ReasonExited
-		if e.Exit.Code != 0 && e.Exit.Code != -1 && full(s.spec.Upper) {
-			s.status.Reason, e.Detail = ReasonDiskFull, e.Exit.String()+"; it had used up its disk limit"
-		}
-	}
-	if s.status.Detail = e.Detail; e.Detail == "" {
+	if s.status.Detail == "" {
 		s.status.Detail = e.Exit.String()
 	}
+	switch {
+	case e.Reason != "":
+	case cause != "":
+		s.status.Reason, s.status.Detail = cause, causes[cause]+"; "+s.status.Detail
+	case e.Exit.Signal != 0:
+		s.status.Reason = ReasonSignal
+	default:
+		s.status.Reason = ReasonExited
+	}
+	if (s.status.Reason == ReasonExited || s.status.Reason == ReasonSignal) && e.Exit.Code > 0 && full(s.spec.Upper) {
+		s.status.Reason, s.status.Detail = ReasonDiskFull, s.status.Detail+"; it had used up its disk limit"
+	}
+}
+
+// causes are for what a shim ends an instance, in words.
+var causes = map[string]string{
+	ReasonUnhealthy: "its health check failed too often",
+	ReasonDeadline:  "it ran for longer than it may",
+	ReasonRestart:   "somebody asked for a restart",
 }
 
 // full tells whether the file system of path has less than 1 % free.
@@ -281,6 +327,9 @@ func (s *shim) stopped() error {
 
 func (s *shim) set(state State) error {
 	s.status.State = state
+	s.mu.Lock()
+	s.shown, s.upper = s.status, s.spec.Upper
+	s.mu.Unlock()
 	return WriteJSON(filepath.Join(s.dir, statusFile), s.status)
 }
 

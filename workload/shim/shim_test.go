@@ -17,27 +17,6 @@ import (
 	"github.com/zero-os/zos/workload/logs"
 )
 
-func TestPolicyTruthTable(t *testing.T) {
-	for _, c := range []struct {
-		policy string
-		code   int
-		want   bool
-	}{
-		{"always", 0, true}, {"always", 1, true}, {"always", 137, true}, {"always", -1, true},
-		{"on-failure", 0, false}, {"on-failure", 1, true}, {"on-failure", 143, true}, {"on-failure", -1, true},
-		{"never", 0, false}, {"never", 1, false}, {"never", -1, false},
-	} {
-		if got := again(c.policy, c.code); got != c.want {
-			t.Errorf("again(%q, %d) = %t", c.policy, c.code, got)
-		}
-	}
-	for _, bad := range []string{"", "Always", "sometimes"} {
-		if CheckPolicy(bad) == nil || again(bad, 1) {
-			t.Errorf("policy %q was accepted", bad)
-		}
-	}
-}
-
 func TestConfinementTruthTable(t *testing.T) {
 	good := process.Security{Seccomp: 2, NoNewPrivs: true}
 	if why := insecure(good, true); why != "" {
@@ -73,7 +52,7 @@ func TestFilesComeBack(t *testing.T) {
 	if _, err := ReadStatus(dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no status yet: %v", err)
 	}
-	spec := Spec{ID: "x", Restart: "always", Grace: time.Second, Backoff: supervise.DefaultBackoff, UID: 1 << 20}
+	spec := Spec{ID: "x", Life: Life{Restart: "always", Grace: time.Second}, Backoff: supervise.DefaultBackoff, UID: 1 << 20}
 	if err := WriteSpec(dir, spec); err != nil {
 		t.Fatal(err)
 	}

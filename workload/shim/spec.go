@@ -26,8 +26,8 @@ type Spec struct {
 	Cgroup   string `json:"cgroup"`    // absolute path of the container's cgroup
 	Plan     string `json:"plan"`      // hex digest of the plan.Workload; names what runs
 
-	Restart    string `json:"restart"`      // "always", "on-failure" or "never"
-	NoNewPrivs bool   `json:"no_new_privs"` // must be found in the running process
+	Life       Life `json:"life"`
+	NoNewPrivs bool `json:"no_new_privs"` // must be found in the running process
 
 	UID uint32 `json:"uid"` // host ids that the container's process runs as; own the FIFOs
 	GID uint32 `json:"gid"`
@@ -42,7 +42,6 @@ type Spec struct {
 	Exits    string `json:"exits"`     // process 1's records of orphans
 	Final    string `json:"final"`     // file for the last status once the policy says that it is over
 
-	Grace   time.Duration     `json:"grace"` // from SIGTERM to SIGKILL
 	Backoff supervise.Backoff `json:"backoff"`
 }
 
@@ -51,12 +50,14 @@ type State string
 
 // The states.
 const (
-	Starting State = "starting"
-	Running  State = "running"
-	Waiting  State = "backoff"  // will be started at NextTry
-	Over     State = "over"     // ended, and its policy says not again; the shim has gone
-	Stopping State = "stopping" // asked to end it
-	Stopped  State = "stopped"  // ended because asked; the shim has gone
+	Starting  State = "starting"
+	Running   State = "running"
+	Ending    State = "ending"    // its shim ends it, for Cause; its policy says what comes then
+	Waiting   State = "backoff"   // will be started at NextTry
+	Exhausted State = "exhausted" // left failed; its shim waits for a restart by hand
+	Over      State = "over"      // ended, and its policy says not again; the shim has gone
+	Stopping  State = "stopping"  // asked to end it
+	Stopped   State = "stopped"   // ended because asked; the shim has gone
 )
 
 // Reasons of a state, problem codes.
@@ -91,12 +92,18 @@ type Status struct {
 	Reason   string       `json:"reason"`  // why it last ended or could not start; "" before that
 	Detail   string       `json:"detail"`
 	Restarts int          `json:"restarts"` // starts beyond the first
-	Started  time.Time    `json:"started"`  // of the present or last run
+	Failures int          `json:"failures"` // starts in a row that failed
+	Pauses   int          `json:"pauses"`   // in a row, for the backoff
+	Cause    string       `json:"cause"`    // of Ending: the reason that its end will have
+	Started  time.Time    `json:"started"`  // when the present or last run was begun
+	Ran      time.Time    `json:"ran"`      // when its program ran
 	NextTry  time.Time    `json:"next_try"`
+	Checked  bool         `json:"checked"` // Healthy says whether it is; else nothing does
+	Healthy  bool         `json:"healthy"`
 }
 
 // maxFile bounds spec and status files.
-const maxFile = 64 << 10
+const maxFile = 256 << 10
 
 // Names in a shim's directory.
 const (

@@ -1,0 +1,100 @@
+package container
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/spec/plan"
+	"github.com/zero-os/zos/workload"
+	"github.com/zero-os/zos/workload/control"
+	"github.com/zero-os/zos/workload/life"
+	"github.com/zero-os/zos/workload/shim"
+)
+
+// digests returns the digest of a workload's plan, and that of the part of it which
+// only a new start can change: all but limits of processor, memory and processes,
+// its life, and its place among the other workloads.
+func digests(w plan.Workload, c plan.Container) (whole, core string, err error) {
+	b, err := canon.Marshal(w)
+	if err != nil {
+		return "", "", fmt.Errorf("encode plan: %w", err)
+	}
+	c.Life = plan.Life{}
+	config, err := canon.Marshal(c)
+	if err != nil {
+		return "", "", fmt.Errorf("encode plan: %w", err)
+	}
+	w.Config, w.Set, w.After = config, "", nil
+	w.Resources = plan.Resources{Disk: w.Resources.Disk}
+	fixed, err := canon.Marshal(w)
+	if err != nil {
+		return "", "", fmt.Errorf("encode plan: %w", err)
+	}
+	return canon.Sum(b).String(), canon.Sum(fixed).String(), nil
+}
+
+// adapt makes what runs live by a plan that differs from its own in nothing that
+// needs a new start. It returns false if that can't be done. Broken off anywhere,
+// it is done again by the next Ensure.
+func (k *Kind) adapt(ctx context.Context, d workload.Desired, c plan.Container, p place, want string) bool {
+	spec, err := shim.ReadSpec(p.run)
+	if err != nil {
+		return false
+	}
+	st, err := shim.ReadStatus(p.run)
+	if err != nil || st.State == shim.Exhausted || st.State == shim.Over || st.State == shim.Stopping || st.State == shim.Stopped {
+		return false // a new version is a new chance
+	}
+	var config specs.Spec
+	if err := shim.ReadJSON(p.config, &config); err != nil || config.Linux == nil || config.Linux.Resources == nil {
+		return false
+	}
+	limit(config.Linux.Resources, d.Plan.Resources)
+	spec.Plan, spec.Life, spec.Limits = want, k.life(c), life.Limits(d.Plan.Resources)
+	if err := shim.WriteJSON(p.config, config); err != nil {
+		return false
+	}
+	if err := shim.WriteSpec(p.run, spec); err != nil {
+		return false
+	}
+	if shim.Alive(p.run) && !k.reload(ctx, p) {
+		return false
+	}
+	k.cfg.Log.Info("a new version changes what runs without a new start", "workload", p.key)
+	return true
+}
+
+// reload tells a shim that its spec has changed; false if what runs needs a new start.
+func (k *Kind) reload(ctx context.Context, p place) bool {
+	ctx, cancel := context.WithTimeout(ctx, settle)
+	defer cancel()
+	conn, err := shim.Dial(ctx, p.run)
+	if err == nil {
+		var code int
+		code, err = control.Ask(ctx, conn, control.Request{Verb: control.VerbReload}, nil)
+		if err == nil {
+			return code == 0
+		}
+	}
+	k.cfg.Log.Warn("a shim does not take a new version", "workload", p.key, "error", err)
+	return false
+}
+
+// life is the plan's; the configured grace, which only tests set, comes before it.
+func (k *Kind) life(c plan.Container) shim.Life {
+	l := life.Of(c.Life)
+	if k.cfg.Grace > 0 {
+		l.Grace = k.cfg.Grace
+	}
+	return l
+}
+
+// limit sets the limits of a container that isn't started yet.
+func limit(l *specs.LinuxResources, r plan.Resources) {
+	memory, pids := int64(r.Memory), int64(r.PIDs)
+	l.Memory = &specs.LinuxMemory{Limit: &memory, Swap: &memory} // together: no swap
+	l.Pids = &specs.LinuxPids{Limit: &pids}
+}

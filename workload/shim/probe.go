@@ -1,0 +1,160 @@
+package shim
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zero-os/zos/workload/control"
+)
+
+// maxStatusLine bounds what a check by HTTP reads of an answer.
+const maxStatusLine = 4 << 10
+
+// checkNet makes a check by TCP or HTTP of the loopback addresses of a network
+// namespace, given by a file such as /proc/PID/ns/net.
+func checkNet(ctx context.Context, namespace string, p control.Probe) error {
+	var first error
+	for _, to := range []unix.Sockaddr{
+		&unix.SockaddrInet4{Port: int(p.Port), Addr: [4]byte{127, 0, 0, 1}},
+		&unix.SockaddrInet6{Port: int(p.Port), Addr: [16]byte{15: 1}},
+	} {
+		err := checkAddress(ctx, namespace, to, p)
+		if err == nil {
+			return nil
+		}
+		if first == nil {
+			first = err
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return first
+}
+
+func checkAddress(ctx context.Context, namespace string, to unix.Sockaddr, p control.Probe) error {
+	f, err := socketIn(namespace, to)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	stop := context.AfterFunc(ctx, func() { _ = f.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	err = connect(f, to)
+	if err == nil && p.Kind == "http" {
+		err = askHTTP(f, p)
+	}
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("port %d: %w", p.Port, context.Cause(ctx))
+	}
+	if err != nil {
+		return fmt.Errorf("port %d: %w", p.Port, err)
+	}
+	return nil
+}
+
+// socketIn makes a TCP socket that belongs to a network namespace. Only its making
+// has to happen there; the thread that does it is given up.
+func socketIn(namespace string, to unix.Sockaddr) (*os.File, error) {
+	family := unix.AF_INET
+	if _, six := to.(*unix.SockaddrInet6); six {
+		family = unix.AF_INET6
+	}
+	type made struct {
+		fd  int
+		err error
+	}
+	done := make(chan made, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the runtime ends the thread with this goroutine
+		ns, err := unix.Open(namespace, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			err = unix.Setns(ns, unix.CLONE_NEWNET)
+			unix.Close(ns)
+		}
+		if err != nil {
+			done <- made{err: fmt.Errorf("enter the workload's network: %w", err)}
+			return
+		}
+		fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		done <- made{fd, err}
+	}()
+	m := <-done
+	if m.err != nil {
+		return nil, m.err
+	}
+	return os.NewFile(uintptr(m.fd), "check"), nil
+}
+
+// connect connects a socket that doesn't block.
+func connect(f *os.File, to unix.Sockaddr) error {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var result error
+	begun := false
+	err = rc.Write(func(fd uintptr) bool {
+		if !begun {
+			begun = true
+			result = unix.Connect(int(fd), to)
+			return !errors.Is(result, unix.EINPROGRESS)
+		}
+		code, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
+		if err == nil && code != 0 {
+			err = unix.Errno(code)
+		}
+		if err == nil {
+			// Woken without cause it is not connected yet.
+			if _, err := unix.Getpeername(int(fd)); errors.Is(err, unix.ENOTCONN) {
+				return false
+			}
+		}
+		result = err
+		return true
+	})
+	return errors.Join(err, result)
+}
+
+// askHTTP is healthy if GET is answered by 200 to 399. It reads the first line alone.
+func askHTTP(f io.ReadWriter, p control.Probe) error {
+	host := net.JoinHostPort("localhost", strconv.Itoa(int(p.Port)))
+	if _, err := fmt.Fprintf(f, "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: zos-health\r\nAccept: */*\r\nConnection: close\r\n\r\n", p.Path, host); err != nil {
+		return err
+	}
+	line := make([]byte, 0, 256)
+	for buf := make([]byte, 256); len(line) < maxStatusLine; {
+		n, err := f.Read(buf)
+		line = append(line, buf[:n]...)
+		if i := bytes.IndexByte(line, '\n'); i >= 0 {
+			return judgeHTTP(bytes.TrimRight(line[:i], "\r"))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return errors.New("answered with no HTTP")
+}
+
+func judgeHTTP(line []byte) error {
+	version, rest, _ := bytes.Cut(line, []byte{' '})
+	digits, _, _ := bytes.Cut(rest, []byte{' '})
+	code, err := strconv.ParseUint(string(digits), 10, 16)
+	switch {
+	case !bytes.HasPrefix(version, []byte("HTTP/1.")) || len(digits) != 3 || err != nil:
+		return fmt.Errorf("answered with %.40q, which is no HTTP", line)
+	case code < 200 || code > 399:
+		return fmt.Errorf("answered with status %d", code)
+	}
+	return nil
+}

@@ -28,9 +28,10 @@ type shim struct {
 	shown Status
 	upper string   // the spec's
 	live  Instance // nil if none runs
-	// use counts who asks live for something; usable ends with it.
+	// use counts who asks live for something; usable ends, by unused, with it.
 	use    *sync.WaitGroup
 	usable context.Context
+	unused context.CancelFunc
 }
 
 // Run is the shim of the directory dir. It returns when the workload is over by
@@ -248,7 +249,9 @@ func (s *shim) runs(c Instance, ending bool) error {
 		s.status.Cause = ""
 	}
 	s.status.Checked = s.spec.Life.Health != nil
+	s.offer(c) // first: who reads that it runs may ask for something
 	if err := s.set(state); err != nil {
+		s.withdraw()
 		c.Release()
 		return err
 	}

@@ -53,13 +53,11 @@ func (s *shim) watch(ctx context.Context, c Instance) error {
 			gone <- e
 		}
 	}()
-	usable, unused := context.WithCancel(waiting)
-	s.offer(usable, c)
 	defer func() { cancel(); all.Wait() }()
 
-	checks := &checker{ctx: usable, c: c, timer: time.NewTimer(0), done: make(chan error, 1), state: judgement{healthy: s.status.Healthy}}
+	checks := &checker{ctx: s.usable, c: c, timer: time.NewTimer(0), done: make(chan error, 1), state: judgement{healthy: s.status.Healthy}}
 	e, err := s.attend(ctx, checks, c, gone, failed)
-	unused()
+	s.unused()
 	checks.close()
 	s.withdraw()
 	if err != nil {
@@ -209,18 +207,20 @@ func (s *shim) reload(ctx context.Context, c Instance) (live bool, err error) {
 	return true, s.set(s.status.State)
 }
 
-// offer lets requests reach c until withdraw, which waits for them: usable has
-// ended by then.
-func (s *shim) offer(usable context.Context, c Instance) {
+// offer lets requests reach c until withdraw.
+func (s *shim) offer(c Instance) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.live, s.usable, s.use = c, usable, new(sync.WaitGroup)
+	s.usable, s.unused = context.WithCancel(context.Background())
+	s.live, s.use = c, new(sync.WaitGroup)
 }
 
+// withdraw lets no more requests reach what offer did, and waits for those that have.
 func (s *shim) withdraw() {
 	s.mu.Lock()
-	use := s.use
 	s.live = nil
+	s.unused()
+	use := s.use
 	s.mu.Unlock()
 	use.Wait()
 }

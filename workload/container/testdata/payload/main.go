@@ -45,6 +45,8 @@ func main() {
 		fill(os.Args[2])
 	case "flood":
 		flood()
+	default:
+		asked(os.Args[1], os.Args[2:])
 	case "append": // a line to a file, then how many it has
 		appendLine(os.Args[2])
 		time.Sleep(time.Hour)

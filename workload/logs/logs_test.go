@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -369,4 +370,27 @@ func FuzzReader(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// Reading a segment piece by piece finds the same end as reading it whole, wherever
+// it is torn.
+func TestScanInPiecesIsScanOfTheWhole(t *testing.T) {
+	var b []byte
+	for seq := uint64(3); seq < 60; seq++ {
+		b = appendRecord(b, Record{Seq: seq, Stream: Stdout, Data: bytes.Repeat([]byte{'x'}, int(seq*seq*37)%MaxRecord)})
+	}
+	b = appendRecord(b, Record{Seq: 60, Stream: Stdout, Data: make([]byte, MaxRecord)})
+	for cut := 0; cut <= len(b); cut += 997 {
+		whole, next := scan(b[:cut], 3, nil)
+		size, after, err := scanFile(iotest.HalfReader(bytes.NewReader(b[:cut])), 3)
+		if err != nil || size != whole || after != next {
+			t.Fatalf("cut at %d: %d, %d, %v, want %d, %d", cut, size, after, err, whole, next)
+		}
+	}
+	torn := append([]byte(nil), b...)
+	torn[len(b)/2] ^= 1
+	whole, next := scan(torn, 3, nil)
+	if size, after, err := scanFile(bytes.NewReader(torn), 3); err != nil || size != whole || after != next {
+		t.Errorf("damaged: %d, %d, %v, want %d, %d", size, after, err, whole, next)
+	}
 }

@@ -3,6 +3,7 @@ package logs
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -63,5 +64,26 @@ func scan(b []byte, first uint64, f func(Record)) (size int64, next uint64) {
 		}
 		size += int64(n)
 		next++
+	}
+}
+
+// scanFile is scan of a file, with little memory: there is a writer in every shim.
+func scanFile(f io.Reader, first uint64) (size int64, next uint64, err error) {
+	next = first
+	f = io.LimitReader(f, maxSegment)
+	buf := make([]byte, 0, 2*(headerSize+MaxRecord))
+	for {
+		n, rerr := f.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if rerr != nil && !errors.Is(rerr, io.EOF) {
+			return 0, 0, rerr
+		}
+		used, after := scan(buf, next, nil)
+		size, next = size+used, after
+		buf = buf[:copy(buf, buf[used:])]
+		// What doesn't fit one record is none, whatever follows.
+		if rerr != nil || len(buf) >= headerSize+MaxRecord {
+			return size, next, nil
+		}
 	}
 }

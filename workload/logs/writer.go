@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"sync"
 	"time"
@@ -54,12 +53,11 @@ func Open(dir string, bound int64) (*Writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open log ring: %w", err)
 	}
-	b, err := io.ReadAll(io.LimitReader(f, maxSegment))
+	w.size, w.next, err = scanFile(f, last.first)
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("open log ring: %w", err)
 	}
-	w.size, w.next = scan(b, last.first, nil)
 	if err := f.Truncate(w.size); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("cut off torn log record: %w", err)

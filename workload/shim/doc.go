@@ -1,7 +1,8 @@
-// Package shim keeps one container running with nobody's help: it starts it with
-// runc, copies what it prints into a log ring, waits for its end, and starts it
-// again as its restart policy says. One small process per workload runs it
-// (cmd/zos-shim), so containers outlive the node daemon.
+// Package shim keeps one workload running with nobody's help: it starts it through
+// an Engine, has what it prints copied into a log ring, checks its health, waits for
+// its end, and starts it again as its life says (docs/reference/lifecycle.md). One
+// small process per workload runs it (cmd/zos-shim), so workloads outlive the node
+// daemon. OpenRunc is the engine of containers.
 //
 // Everything it needs to know lies in one directory, and everything it knows it
 // writes there:
@@ -9,6 +10,7 @@
 //	spec.json      what to run (Spec), written by the node daemon
 //	status.json    how it goes (Status), replaced atomically at every change
 //	lock           locked for as long as a shim runs
+//	control        socket for requests (package control), of root's alone
 //	stdout stderr  FIFOs between the container and the shim
 //	runc.log       what runc said at its last start
 //	shim.err       what the shim itself said before it died, normally empty

@@ -201,12 +201,13 @@ func (r *running) ask(t *testing.T, format string, args ...any) string {
 	return r.line(t)
 }
 
-// private is the memory of a process that nobody shares, in KiB, without the
-// guest's, which is a memfd and thus shared.
-func private(t *testing.T, pid int) (dirty, clean int) {
+// private is the memory of a process that nobody shares, in KiB, and what it has of
+// files, without the guest's memory.
+func private(t *testing.T, pid int) (dirty, file int) {
 	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", pid))
 	must(t, err)
+	guest := false
 	for l := range strings.Lines(string(b)) {
 		f := strings.Fields(l)
 		if len(f) < 2 {
@@ -215,12 +216,20 @@ func private(t *testing.T, pid int) (dirty, clean int) {
 		n, _ := strconv.Atoi(f[1])
 		switch f[0] {
 		case "Private_Dirty:":
-			dirty = n
-		case "Private_Clean:":
-			clean = n
+			if !guest {
+				dirty += n
+			}
+		case "Private_Clean:", "Shared_Clean:":
+			if !guest {
+				file += n
+			}
+		default:
+			if !strings.HasSuffix(f[0], ":") {
+				guest = strings.Contains(l, "memfd")
+			}
 		}
 	}
-	return dirty, clean
+	return dirty, file
 }
 
 // shared makes a directory that is served to a guest.
@@ -268,8 +277,11 @@ func checkGuest(t *testing.T, r *running) {
 	for name, pid := range map[string]int{"monitor": r.monitor, "file server": r.server} {
 		s, err := process.ReadSecurity(pid)
 		must(t, err)
-		dirty, clean := private(t, pid)
-		t.Logf("measured: %s: private dirty %d KiB, private clean %d KiB; security %+v", name, dirty, clean, s)
+		dirty, file := private(t, pid)
+		t.Logf("measured: %s: private %d KiB, of files %d KiB; security %+v", name, dirty, file, s)
+		if dirty > 35<<10 {
+			t.Errorf("%s: %d KiB of private memory, want at most 35 MiB", name, dirty)
+		}
 		if s.Seccomp != 2 || !s.NoNewPrivs || name == "monitor" && s.Capabilities != 0 {
 			t.Errorf("%s: %+v", name, s)
 		}
@@ -289,4 +301,112 @@ func checkGuest(t *testing.T, r *running) {
 		t.Error("the monitor lived on")
 	}
 	m.Close()
+}
+
+// attach takes control; events go to the channel.
+func attach(t *testing.T, r *running) (Machine, chan Event) {
+	t.Helper()
+	events := make(chan Event, 64)
+	m, err := QEMU{}.Attach(bounded(t), dial(t, filepath.Join(r.dir, "qmp")), func(e Event) { events <- e })
+	must(t, err)
+	t.Cleanup(m.Close)
+	return m, events
+}
+
+// expect waits for an event.
+func expect(t *testing.T, events chan Event, want Event) {
+	t.Helper()
+	for {
+		select {
+		case e := <-events:
+			if e == want {
+				return
+			}
+			t.Logf("event %+v", e)
+		case <-time.After(time.Minute):
+			t.Fatalf("no event %+v", want)
+		}
+	}
+}
+
+// ended waits for the end of a process of ours, which runc left to us.
+func ended(t *testing.T, pid int) unix.WaitStatus {
+	t.Helper()
+	var st unix.WaitStatus
+	for {
+		_, err := unix.Wait4(pid, &st, 0, nil)
+		if err != unix.EINTR {
+			must(t, err)
+			return st
+		}
+	}
+}
+
+func TestControllersComeAndGo(t *testing.T) {
+	r := start(t, MicroVM, shared(t), func(c *Config) { c.Paused = true })
+	ctx := bounded(t)
+	first, _ := attach(t, r)
+	if s, err := first.State(ctx); err != nil || s != Paused {
+		t.Errorf("before its first instruction: %s %v", s, err)
+	}
+	must(t, first.Resume(ctx))
+	r.line(t)
+	first.Close()
+	// The first one has gone, the machine has not; the next is let in.
+	second, events := attach(t, r)
+	must(t, second.Pause(ctx))
+	expect(t, events, Event{Kind: EventPaused})
+	if s, err := second.State(ctx); err != nil || s != Paused {
+		t.Errorf("paused: %s %v", s, err)
+	}
+	must(t, second.Resume(ctx))
+	if got := r.ask(t, "nonsense"); !strings.HasPrefix(got, "what is") {
+		t.Errorf("after the pause: %s", got)
+	}
+	must(t, second.Resize(ctx, 96<<20))
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		st, err := second.Stats(ctx)
+		must(t, err)
+		if st.Memory == 96<<20 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the guest gave nothing back: %+v", st)
+		}
+	}
+	must(t, second.Resize(ctx, 128<<20))
+	_, err := fmt.Fprintln(r.agent, "off")
+	must(t, err)
+	expect(t, events, Event{Kind: EventShutdown, Reason: ReasonOff})
+	if st := ended(t, r.monitor); EndOf(st.ExitStatus(), 0, true) != EndOff {
+		t.Errorf("the monitor ended with %#x", st)
+	}
+	if st := ended(t, r.server); !st.Exited() && !st.Signaled() {
+		t.Errorf("the file server ended with %#x", st)
+	}
+}
+
+func TestPanicIsToldFromPowerOff(t *testing.T) {
+	r := start(t, MicroVM, shared(t), nil)
+	r.line(t)
+	_, events := attach(t, r)
+	_, err := fmt.Fprintln(r.agent, "panic")
+	must(t, err)
+	expect(t, events, Event{Kind: EventPanic, Reason: ReasonPanic})
+	if st := ended(t, r.monitor); EndOf(st.ExitStatus(), 0, true) != EndPanic {
+		t.Errorf("the monitor ended with %#x", st)
+	}
+}
+
+func TestProbeFindsKVM(t *testing.T) {
+	began := time.Now()
+	a := Probe(bounded(t))
+	t.Logf("measured: probe took %s", time.Since(began))
+	if a.KVM != nil || a.Vsock != nil || a.VhostNet != nil {
+		t.Errorf("%+v", a)
+	}
+	// Twice: nothing is left over that stands in the way.
+	if b := Probe(bounded(t)); b.KVM != nil {
+		t.Error(b.KVM)
+	}
 }

@@ -24,22 +24,33 @@ func FirstStageModules() []string {
 	return []string{"virtio_net", "virtio_blk", "sha256_ssse3", "zram", "erofs", "overlay"}
 }
 
+// nodeModules are what the OS flist carries besides the first stage's, each once
+// and with what it is for. Not br_netfilter: bridged frames would then pass filters
+// that speak of routed packets.
+var nodeModules = []struct{ what, names string }{
+	{"tunnels of tenants' networks", "wireguard"},
+	{"links of workloads and machines", "veth bridge tun"},
+	{"virtual networks of farms", "macvlan vxlan 8021q"},
+	{"firewalls", "nf_tables nft_ct nft_nat nft_masq nft_reject_inet nft_limit nft_log nft_fib_inet nft_chain_nat nft_redir nft_connlimit nft_meta_bridge nf_conntrack_netlink"},
+	{"limits of traffic", "sch_fq sch_tbf sch_netem"},
+	{"virtual machines", "kvm_amd kvm_intel"},
+	{"channel to a machine's agent", "vhost_vsock"},
+	{"packets of machines, without a detour over QEMU", "vhost_net"},
+	{"entropy of a node that is a machine itself", "virtio_rng"},
+	{"writable layers of workloads", "loop"},
+	{"file systems and disks", "btrfs dm_mod dm_verity dm_crypt brd xxhash_generic blake2b_generic crc32c_intel"},
+	{"disks of bare machines and of other hypervisors, as far as the cloud kernel goes", "ahci virtio_scsi"},
+	{"a watchdog", "i6300esb"},
+}
+
 // NodeModules are the modules that the OS flist carries for zosd to load; the
 // first stage's are among them so that one directory tells all.
 func NodeModules() []string {
-	return append(FirstStageModules(),
-		// networks of tenants, host firewall. Not br_netfilter: bridged frames would
-		// then pass filters that speak of routed packets.
-		"wireguard", "veth", "bridge", "tun", "macvlan", "vxlan", "8021q",
-		"nf_tables", "nft_ct", "nft_nat", "nft_masq", "nft_reject_inet", "nft_limit", "nft_log",
-		"nft_fib_inet", "nft_chain_nat", "nft_redir", "nft_connlimit", "nft_meta_bridge", "nf_conntrack_netlink", "sch_fq", "sch_tbf", "sch_netem",
-		// micro-VMs
-		"kvm_intel", "kvm_amd", "vsock", "vhost_vsock", "vhost_net", "vmw_vsock_virtio_transport", "virtio_rng",
-		// storage
-		"btrfs", "dm_mod", "dm_verity", "dm_crypt", "loop", "brd", "xxhash_generic", "blake2b_generic", "crc32c_intel",
-		// bare machines and other hypervisors, as far as the cloud kernel goes
-		"ahci", "virtio_scsi", "i6300esb",
-	)
+	names := FirstStageModules()
+	for _, m := range nodeModules {
+		names = append(names, strings.Fields(m.names)...)
+	}
+	return names
 }
 
 // Kernel is an unpacked Debian kernel package.

@@ -12,6 +12,7 @@ import (
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/flist"
 	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/vmm"
 	"github.com/zero-os/zos/vmtest"
 )
 
@@ -44,6 +45,22 @@ func TestSystemIsReproducibleAndHasNoInterpreter(t *testing.T) {
 		t.Error(err)
 	}
 	t.Logf("OS: %d entries, %d modules, %.1f MB", a.Stats.Entries, a.Modules, float64(a.Stats.Bytes)/1e6)
+}
+
+func TestNodesCarryEveryModuleOnce(t *testing.T) {
+	names := boot.NodeModules()
+	seen := map[string]bool{}
+	for _, n := range names {
+		if seen[n] {
+			t.Errorf("%s is listed twice", n)
+		}
+		seen[n] = true
+	}
+	for _, n := range append(vmm.Modules([]byte("flags\t\t: svm")), vmm.Modules([]byte("flags\t\t: vmx"))...) {
+		if !seen[n] {
+			t.Errorf("%s is loaded for machines and not carried", n)
+		}
+	}
 }
 
 func TestModulesOfTheSystemCanBeOrdered(t *testing.T) {

@@ -21,7 +21,7 @@ func TestProbeSaysWhatQEMUFinds(t *testing.T) {
 	}
 }
 
-func TestSizes(t *testing.T) {
+func TestStructsAreAsLargeAsTheKernels(t *testing.T) {
 	if n := unsafe.Sizeof(kvmSregs{}); n != 312 {
 		t.Errorf("%d", n)
 	}

@@ -1,0 +1,273 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zero-os/zos/linux/cgroup"
+	"github.com/zero-os/zos/linux/process"
+	"github.com/zero-os/zos/linux/reap"
+	"github.com/zero-os/zos/vmm"
+	"github.com/zero-os/zos/workload/logs"
+	"github.com/zero-os/zos/workload/shim"
+)
+
+// engine is a shim.Engine.
+type engine struct {
+	dir      string
+	ring     *logs.Writer
+	runtimes []shim.Runtime // the monitor's, the file server's
+	monitor  vmm.VMM
+
+	errs *os.File // FIFO of complaints
+	done sync.WaitGroup
+}
+
+// Open is the shim.Opener of shim.EngineMachine.
+func Open(_ context.Context, h shim.Host, s shim.Spec) (shim.Engine, error) {
+	e := &engine{dir: h.Dir, ring: h.Ring, runtimes: Runtimes(s.Runtime()), monitor: vmm.QEMU{}}
+	path := filepath.Join(h.Dir, errorFIFO)
+	if err := unix.Mkfifo(path, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("make FIFO %s: %w", path, err)
+	}
+	// Also open for writing, so that there is never an end of file.
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open FIFO: %w", err)
+	}
+	e.errs = f
+	e.done.Add(1)
+	go e.complaints()
+	return e, nil
+}
+
+// complaintRate bounds what is kept of complaints, in bytes a second; a guest can
+// make a monitor print a lot.
+const complaintRate = 16 << 10
+
+// complaints copies what monitor and file server print into the ring.
+func (e *engine) complaints() {
+	defer e.done.Done()
+	buf := make([]byte, 4096)
+	left, window := complaintRate, time.Now()
+	for {
+		n, err := e.errs.Read(buf)
+		if err != nil {
+			return
+		}
+		if time.Since(window) > time.Second {
+			left, window = complaintRate, time.Now()
+		}
+		n = min(n, left)
+		left -= n
+		if n > 0 {
+			_ = e.ring.Write(logs.Node, buf[:n])
+		}
+	}
+}
+
+// Close implements shim.Engine.
+func (e *engine) Close() error {
+	err := e.errs.Close()
+	e.done.Wait()
+	return err
+}
+
+// Clean implements shim.Engine.
+func (e *engine) Clean(ctx context.Context) error {
+	var errs []error
+	for _, r := range e.runtimes {
+		errs = append(errs, r.Clean(ctx))
+	}
+	for _, name := range []string{qmpSocket, agentSocket, consSocket, fsSocket} {
+		if err := os.Remove(filepath.Join(e.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Start implements shim.Engine.
+func (e *engine) Start(ctx context.Context, s shim.Spec) (shim.Instance, error) {
+	c, err := readConfig(s)
+	if err != nil {
+		return nil, err
+	}
+	if err := prepareGroup(s); err != nil {
+		return nil, err
+	}
+	// One of its own, that never blocks: a monitor must not wait for its shim.
+	fd, err := unix.Open(filepath.Join(e.dir, errorFIFO), unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open FIFO: %w", err)
+	}
+	out := os.NewFile(uintptr(fd), errorFIFO)
+	defer out.Close()
+	i := newInstance(e, s, c, true)
+	if err := e.start(ctx, i, out); err != nil {
+		i.Release()
+		return nil, err
+	}
+	return i, nil
+}
+
+func (e *engine) start(ctx context.Context, i *instance, out *os.File) error {
+	if i.config.Share {
+		l, err := listen(filepath.Join(e.dir, fsSocket))
+		if err != nil {
+			return fmt.Errorf("start file server: %w", err)
+		}
+		ref, err := e.runtimes[1].Start(ctx, shim.Bundle{
+			Dir: filepath.Join(e.dir, FileServerDir), Work: e.dir, Name: "fs-", Stdout: out, Stderr: out, Extra: []*os.File{l},
+		})
+		l.Close()
+		if err != nil {
+			return fmt.Errorf("start file server: %w", err)
+		}
+		if i.files, err = ref.Open(); err != nil {
+			return fmt.Errorf("start file server: %w", err)
+		}
+	}
+	files, err := i.config.open(ctx, e.dir)
+	if err != nil {
+		return err
+	}
+	ref, err := e.runtimes[0].Start(ctx, shim.Bundle{
+		Dir: filepath.Join(e.dir, shim.BundleDir), Work: e.dir, Stdout: out, Stderr: out, Extra: files,
+	})
+	files.Close()
+	if err != nil {
+		return fmt.Errorf("start machine: %w", err)
+	}
+	if i.vm, err = ref.Open(); err != nil {
+		return fmt.Errorf("start machine: %w", err)
+	}
+	if err := shim.CheckSecurity(ctx, ref, true); err != nil {
+		return fmt.Errorf("start machine: %w", err)
+	}
+	if err := setCPU(i.spec); err != nil {
+		return err
+	}
+	return i.take(ctx, false)
+}
+
+// Adopt implements shim.Engine.
+func (e *engine) Adopt(ctx context.Context, s shim.Spec, known process.Ref) (shim.Instance, error) {
+	c, err := readConfig(s)
+	if err != nil {
+		return nil, err
+	}
+	i := newInstance(e, s, c, false)
+	if err := e.adopt(ctx, i, known); err != nil {
+		i.Release()
+		_ = e.ring.Write(logs.Node, fmt.Appendf(nil, "a machine that runs can't be taken over: %v\n", err))
+		return nil, nil
+	}
+	if i.vm == nil {
+		return nil, nil
+	}
+	return i, nil
+}
+
+func (e *engine) adopt(ctx context.Context, i *instance, known process.Ref) error {
+	find := func(r shim.Runtime) (*process.Handle, error) {
+		status, pid, err := r.State(ctx)
+		if err != nil || status != "running" {
+			return nil, err
+		}
+		ref, err := process.Of(pid)
+		if err != nil {
+			return nil, nil //nolint:nilerr // it has just ended
+		}
+		if r.ID == e.runtimes[0].ID && !known.IsZero() && known != ref {
+			return nil, errors.New("it is another one")
+		}
+		return ref.Open()
+	}
+	vm, err := find(e.runtimes[0])
+	if err != nil || vm == nil {
+		return err
+	}
+	i.vm = vm
+	if i.config.Share {
+		if i.files, err = find(e.runtimes[1]); err != nil {
+			return err
+		}
+		if i.files == nil {
+			return errors.New("its file server is gone")
+		}
+	}
+	if err := shim.CheckSecurity(ctx, i.vm.Ref(), true); err != nil {
+		return err
+	}
+	return i.take(ctx, true)
+}
+
+// Missed implements shim.Engine.
+func (e *engine) Missed(_ context.Context, s shim.Spec, known process.Ref) shim.Ended {
+	c, err := readConfig(s)
+	f := facts{agent: err == nil && c.Agent, begun: true, monitor: orphanExit(s.Exits, known), hostOOM: oomKilled(s)}
+	return verdict(f)
+}
+
+func oomKilled(s shim.Spec) bool {
+	return cgroup.Group(s.Cgroup).Event("memory.events", "oom_kill") > 0
+}
+
+// orphanExit asks process 1's records, which may come a moment after the end. The
+// code is -1 if it isn't known.
+func orphanExit(exits string, ref process.Ref) process.Exit {
+	for range 50 {
+		e, err := reap.Read(exits, ref.PID, ref.Start)
+		if err == nil {
+			if e.Signal != 0 {
+				return process.Exit{Code: 128 + e.Signal, Signal: e.Signal}
+			}
+			return process.Exit{Code: e.Code}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return process.Exit{Code: -1}
+}
+
+// prepareGroup makes the workload's cgroup, which limits monitor and file server
+// together.
+func prepareGroup(s shim.Spec) error {
+	if err := os.MkdirAll(s.Cgroup, 0o755); err != nil {
+		return fmt.Errorf("make the machine's cgroup: %w", err)
+	}
+	for _, g := range []string{filepath.Dir(s.Cgroup), s.Cgroup} {
+		for _, controller := range []string{"+cpu", "+memory", "+pids", "+io"} {
+			if err := os.WriteFile(filepath.Join(g, "cgroup.subtree_control"), []byte(controller), 0); err != nil && controller != "+io" {
+				return fmt.Errorf("make the machine's cgroup: %w", err)
+			}
+		}
+	}
+	for file, value := range map[string]uint64{"memory.max": s.Limits.Memory, "memory.swap.max": 0} {
+		if file == "memory.max" && value == 0 {
+			continue
+		}
+		err := os.WriteFile(filepath.Join(s.Cgroup, file), []byte(strconv.FormatUint(value, 10)), 0)
+		if err != nil && (file == "memory.max" || !errors.Is(err, fs.ErrNotExist)) {
+			return fmt.Errorf("limit the machine's memory: %w", err)
+		}
+	}
+	return nil
+}
+
+// setCPU limits processor time, once what runc itself does is over.
+func setCPU(s shim.Spec) error {
+	if err := os.WriteFile(filepath.Join(s.Cgroup, "cpu.max"), []byte(cgroup.CPUMax(s.Limits.CPU)), 0); err != nil {
+		return fmt.Errorf("limit the machine's processor time: %w", err)
+	}
+	return nil
+}

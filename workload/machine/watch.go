@@ -1,0 +1,300 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/zero-os/zos/guest"
+	"github.com/zero-os/zos/linux/process"
+	"github.com/zero-os/zos/workload/control"
+	"github.com/zero-os/zos/workload/logs"
+	"github.com/zero-os/zos/workload/shim"
+)
+
+// watch waits for the end of the machine, brings it about where one part of it has
+// gone, and says how it was.
+func (i *instance) watch() {
+	vm := ends(i.ctx, i.vm)
+	files := ends(i.ctx, i.files)
+	var off <-chan time.Time
+	told, silent := i.told, i.silent
+	for done := false; !done; {
+		select {
+		case <-i.ctx.Done():
+			return
+		case <-vm:
+			done = true
+		case <-files:
+			// It ends with the monitor too. One that was killed is not noticed by
+			// QEMU, whose guest would hang.
+			files = nil
+			select {
+			case <-vm:
+			case <-time.After(500 * time.Millisecond):
+				i.note(func(f *facts) { f.fileServer = f.program == nil })
+			}
+			done = true
+		case <-silent:
+			silent = nil
+			i.note(func(f *facts) { f.hung = f.program == nil })
+			done = true
+		case <-told:
+			told = nil
+			off = time.After(offLimit)
+		case <-off:
+			done = true
+		}
+	}
+	ctx, cancel := context.WithTimeout(i.ctx, killLimit)
+	defer cancel()
+	_ = i.force(ctx)
+	if i.vm.Wait(ctx) != nil {
+		return // the shim lets go, or the kernel doesn't end it: then there is no end yet
+	}
+	i.note(func(f *facts) {
+		f.monitor = i.exit(i.vm.Ref())
+		f.hostOOM = oomKilled(i.spec)
+		i.ended = verdict(*f)
+	})
+	if i.files != nil && i.files.Wait(ctx) == nil && i.child {
+		shim.Reap(i.files.Ref().PID)
+	}
+	close(i.over)
+}
+
+func (i *instance) exit(ref process.Ref) process.Exit {
+	if i.child {
+		return shim.Reap(ref.PID)
+	}
+	return orphanExit(i.spec.Exits, ref)
+}
+
+// ends closes its result when a process has ended; nil: never.
+func ends(ctx context.Context, h *process.Handle) <-chan struct{} {
+	if h == nil {
+		return nil
+	}
+	again, err := h.Ref().Open() // one waits per handle
+	c := make(chan struct{})
+	if err != nil {
+		close(c)
+		return c
+	}
+	go func() {
+		defer again.Close()
+		if again.Wait(ctx) == nil {
+			close(c)
+		}
+	}()
+	return c
+}
+
+// begin connects with the agent, and tells it what to run unless it has been told.
+// It returns what the program's output comes from.
+func (i *instance) begin(ctx context.Context, adopted bool) (*control.Conn, error) {
+	r := control.Request{Verb: control.VerbAttach}
+	if !adopted {
+		b, err := readBoot(i.engine.dir)
+		if err != nil {
+			return nil, err
+		}
+		b.Time = time.Now().UnixNano()
+		r = control.Request{Verb: control.VerbBoot, Boot: &b}
+	}
+	out, err := i.reach(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	if adopted {
+		return out, nil
+	}
+	// The first frame says that the program runs, or why it doesn't.
+	stop := context.AfterFunc(ctx, func() { out.Close() })
+	t, payload, err := out.Read()
+	if !stop() && err != nil {
+		err = context.Cause(ctx)
+	}
+	switch {
+	case err != nil:
+		out.Close()
+		return nil, fmt.Errorf("start the program: %w", err)
+	case t == control.FrameError:
+		out.Close()
+		return nil, control.Failure(payload)
+	}
+	i.frame(t, payload)
+	return out, nil
+}
+
+// reach connects with the agent and makes one request.
+func (i *instance) reach(ctx context.Context, r control.Request) (*control.Conn, error) {
+	conn, err := dial(ctx, filepath.Join(i.engine.dir, agentSocket))
+	if err != nil {
+		return nil, fmt.Errorf("connect to the guest: %w", err)
+	}
+	s, err := guest.Connect(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	out, err := open(ctx, s, r)
+	if err != nil {
+		_ = s.Close()
+		return nil, err
+	}
+	i.setSession(s)
+	return out, nil
+}
+
+// frame takes one frame of the program's output; true if it was the last one.
+func (i *instance) frame(t control.Type, payload []byte) (last bool) {
+	switch t {
+	case control.FrameStdout, control.FrameStderr:
+		stream := logs.Stdout
+		if t == control.FrameStderr {
+			stream = logs.Stderr
+		}
+		if len(payload) > 0 {
+			_ = i.engine.ring.Write(stream, payload)
+		}
+		return false
+	case control.FrameExit:
+		code := control.ExitCode(payload)
+		oom := code == 137 && i.guestOOM()
+		i.note(func(f *facts) { f.program, f.guestOOM = &code, oom })
+	case control.FrameError:
+		err := control.Failure(payload)
+		i.note(func(f *facts) { f.startError = err.Error() })
+	default:
+		i.note(func(f *facts) { f.startError = fmt.Sprintf("the guest's agent sent a frame of type %d", t) })
+	}
+	_ = i.engine.ring.Flush(logs.Stdout)
+	_ = i.engine.ring.Flush(logs.Stderr)
+	return true
+}
+
+// guestOOM asks whether the guest's kernel has killed for want of memory.
+func (i *instance) guestOOM() bool {
+	ctx, cancel := context.WithTimeout(i.ctx, 2*time.Second)
+	defer cancel()
+	var st control.Stats
+	_, err := i.ask(ctx, control.Request{Verb: control.VerbStatus}, &st)
+	return err == nil && st.OOMKills > 0
+}
+
+// follow copies the program's output into the ring until its end. A session that
+// breaks is begun anew; a guest that does not answer any more has a bounded time.
+func (i *instance) follow(out *control.Conn) {
+	for {
+		i.copy(out)
+		if i.ctx.Err() != nil {
+			return
+		}
+		if i.wasTold() {
+			// The agent powers the machine off when this is closed.
+			i.setSession(nil)
+			return
+		}
+		ctx, cancel := context.WithTimeout(i.ctx, i.config.Silence)
+		next, err := i.again(ctx)
+		cancel()
+		if err != nil {
+			if i.ctx.Err() == nil {
+				close(i.silent)
+			}
+			return
+		}
+		out = next
+	}
+}
+
+func (i *instance) wasTold() bool {
+	select {
+	case <-i.told:
+		return true
+	default:
+		return false
+	}
+}
+
+// copy reads frames until the connection or the program has ended.
+func (i *instance) copy(out *control.Conn) {
+	stop := context.AfterFunc(i.ctx, func() { out.Close() })
+	defer stop()
+	defer out.Close()
+	for {
+		t, payload, err := out.Read()
+		if err != nil {
+			return
+		}
+		if i.frame(t, payload) {
+			close(i.told)
+			return
+		}
+	}
+}
+
+// again connects until it succeeds, ctx ends, or the monitor has.
+func (i *instance) again(ctx context.Context) (*control.Conn, error) {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		if !i.vm.Ref().Alive() {
+			return nil, errors.New("the monitor has ended")
+		}
+		limited, cancel := context.WithTimeout(ctx, i.config.Silence/2)
+		out, err := i.reach(limited, control.Request{Verb: control.VerbAttach})
+		cancel()
+		if err == nil {
+			return out, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(wait):
+		}
+	}
+}
+
+// listen asks the agent now and then whether it is there, and tells it the time when
+// the node's has jumped. A session whose agent does not answer is ended, which
+// follow notices.
+func (i *instance) listen() {
+	every := min(i.config.Silence/4, 10*time.Second)
+	t := time.NewTicker(every)
+	defer t.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-i.ctx.Done():
+			return
+		case <-i.told:
+			return
+		case <-t.C:
+		}
+		now := time.Now()
+		if jumped(last, now) {
+			ctx, cancel := context.WithTimeout(i.ctx, controlLimit)
+			_, _ = i.ask(ctx, control.Request{Verb: control.VerbClock, Time: time.Now().UnixNano()}, nil)
+			cancel()
+		}
+		last = now
+		ctx, cancel := context.WithTimeout(i.ctx, i.config.Silence)
+		_, err := i.ask(ctx, control.Request{Verb: control.VerbStatus}, &control.Stats{})
+		quiet := ctx.Err() != nil && err != nil
+		cancel()
+		if quiet && i.ctx.Err() == nil {
+			i.setSession(nil)
+		}
+	}
+}
+
+// jumpLimit is by how much the node's clock and its time since boot may differ
+// between two looks before guests are told.
+const jumpLimit = 200 * time.Millisecond
+
+// jumped tells whether the wall clock was set between two readings.
+func jumped(a, b time.Time) bool {
+	d := b.Round(0).Sub(a.Round(0)) - b.Sub(a)
+	return d > jumpLimit || d < -jumpLimit
+}

@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/zero-os/zos/workload/machine"
 	"github.com/zero-os/zos/workload/shim"
 )
 
@@ -32,7 +33,7 @@ func run(args []string) error {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		defer stop()
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT)
-		return shim.Run(ctx, args[1], shim.LockFD, shim.Engines{shim.EngineRunc: shim.OpenRunc})
+		return shim.Run(ctx, args[1], shim.LockFD, shim.Engines{shim.EngineRunc: shim.OpenRunc, shim.EngineMachine: machine.Open})
 	}
 	return fmt.Errorf("unknown verb %q: want launch or run", args[0])
 }

@@ -17,18 +17,18 @@ import (
 // digests returns the digest of a workload's plan, and that of the part of it which
 // only a new start can change: all but limits of processor, memory and processes,
 // its life, and its place among the other workloads.
-func digests(w plan.Workload, c plan.Container) (whole, core string, err error) {
+func digests(w plan.Workload, c Parts) (whole, core string, err error) {
 	b, err := canon.Marshal(w)
 	if err != nil {
 		return "", "", fmt.Errorf("encode plan: %w", err)
 	}
-	c.Life = plan.Life{}
-	config, err := canon.Marshal(c)
-	if err != nil {
-		return "", "", fmt.Errorf("encode plan: %w", err)
+	w.Config, w.Set, w.After = c.Core, "", nil
+	if c.machine() {
+		// A guest has its memory and its processors for good.
+		w.Resources.CPU = uint64(processors(w.Resources.CPU))
+	} else {
+		w.Resources = plan.Resources{Disk: w.Resources.Disk}
 	}
-	w.Config, w.Set, w.After = config, "", nil
-	w.Resources = plan.Resources{Disk: w.Resources.Disk}
 	fixed, err := canon.Marshal(w)
 	if err != nil {
 		return "", "", fmt.Errorf("encode plan: %w", err)
@@ -39,7 +39,7 @@ func digests(w plan.Workload, c plan.Container) (whole, core string, err error) 
 // adapt makes what runs live by a plan that differs from its own in nothing that
 // needs a new start. It returns false if that can't be done. Broken off anywhere,
 // it is done again by the next Ensure.
-func (k *Kind) adapt(ctx context.Context, d workload.Desired, c plan.Container, p place, want string) bool {
+func (k *Kind) adapt(ctx context.Context, d workload.Desired, c Parts, p place, want string) bool {
 	spec, err := shim.ReadSpec(p.run)
 	if err != nil {
 		return false
@@ -52,7 +52,9 @@ func (k *Kind) adapt(ctx context.Context, d workload.Desired, c plan.Container, 
 	if err := shim.ReadJSON(p.config, &config); err != nil || config.Linux == nil || config.Linux.Resources == nil {
 		return false
 	}
-	limit(config.Linux.Resources, d.Plan.Resources)
+	if !c.machine() {
+		limit(config.Linux.Resources, d.Plan.Resources)
+	}
 	spec.Plan, spec.Life, spec.Limits = want, k.life(c), life.Limits(d.Plan.Resources)
 	if err := shim.WriteJSON(p.config, config); err != nil {
 		return false
@@ -84,7 +86,7 @@ func (k *Kind) reload(ctx context.Context, p place) bool {
 }
 
 // life is the plan's; the configured grace, which only tests set, comes before it.
-func (k *Kind) life(c plan.Container) shim.Life {
+func (k *Kind) life(c Parts) shim.Life {
 	l := life.Of(c.Life)
 	if k.cfg.Grace > 0 {
 		l.Grace = k.cfg.Grace

@@ -21,8 +21,8 @@ import (
 type Rootfs interface {
 	// Mount mounts the flist on target (an existing directory), writable through
 	// upper and work, two directories of one file system that it makes on first
-	// use. The ids 0…65535 of the flist's files become idBase…idBase+65535, upper
-	// included. verity tells whether the kernel checks every page read from the flist.
+	// use, or read-only if both are empty. The ids 0…65535 of the flist's files become idBase…idBase+65535,
+	// upper included. verity tells whether the kernel checks every page read from the flist.
 	Mount(ctx context.Context, flist canon.Hash, target, upper, work string, idBase uint32) (verity bool, err error)
 	// Unmount takes the mount at target away; none there is no error.
 	Unmount(target string) error
@@ -53,6 +53,8 @@ type Config struct {
 	IDBase uint64
 
 	Rootfs Rootfs
+	// Machines says how virtual machines run; nil: none do.
+	Machines *Machines
 	// Networks attaches containers to networks; nil: those that want one are refused.
 	Networks Networks
 	// Secrets opens one secret of a workload, as its variable or file has it; nil:
@@ -63,15 +65,20 @@ type Config struct {
 
 // Kind runs workloads of kind "container". It implements workload.Kind.
 type Kind struct {
-	cfg Config
-	mu  sync.Mutex // of the ranges of user ids
+	cfg  Config
+	form Form
+	mu   sync.Mutex // of the ranges of user ids
 }
 
 var _ workload.Kind = (*Kind)(nil)
 
 // New returns the kind, after checking that this machine can run containers as
 // promised: cgroup version 2 alone, and the programs.
-func New(cfg Config) (*Kind, error) {
+func New(cfg Config) (*Kind, error) { return NewForm(cfg, containers{}) }
+
+// NewForm is New for another kind of workload that shims run. Its directories are
+// not those of containers.
+func NewForm(cfg Config, form Form) (*Kind, error) {
 	defaults(&cfg)
 	for _, p := range []string{cfg.Data, cfg.Run, cfg.Runc, cfg.Shim, cfg.RuncRoot, cfg.CgroupParent, cfg.Exits} {
 		if !filepath.IsAbs(p) {
@@ -104,7 +111,7 @@ func New(cfg Config) (*Kind, error) {
 	if err := passable(cfg.Run); err != nil {
 		return nil, fmt.Errorf("containers: %w", err)
 	}
-	return &Kind{cfg: cfg}, nil
+	return &Kind{cfg: cfg, form: form}, nil
 }
 
 // runMode is that of the directories above a root file system: the container's

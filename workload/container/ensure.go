@@ -6,14 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/problem"
-	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/workload"
-	"github.com/zero-os/zos/workload/life"
 	"github.com/zero-os/zos/workload/shim"
 )
 
@@ -25,17 +22,20 @@ const settle = 30 * time.Second
 // workload, or its restart policy is satisfied; Observe tells how it goes from
 // there. A first start that fails while Ensure looks on is its error.
 func (k *Kind) Ensure(ctx context.Context, d workload.Desired) error {
-	c, err := decode(d)
+	c, err := k.form.Decode(d)
 	if err != nil {
 		return err
 	}
 	if err := k.ensure(ctx, d, c); err != nil {
-		return fmt.Errorf("ensure container %s of contract %s: %w", d.ID.Name, d.ID.Contract.Short(), err)
+		return fmt.Errorf("ensure %s %s of contract %s: %w", k.form.Noun(), d.ID.Name, d.ID.Contract.Short(), err)
 	}
 	return nil
 }
 
-func (k *Kind) ensure(ctx context.Context, d workload.Desired, c plan.Container) error {
+func (k *Kind) ensure(ctx context.Context, d workload.Desired, c Parts) error {
+	if c.machine() && k.cfg.Machines == nil {
+		return noMachines()
+	}
 	p := k.place(d.ID)
 	want, core, err := digests(d.Plan, c)
 	if err != nil {
@@ -46,7 +46,7 @@ func (k *Kind) ensure(ctx context.Context, d workload.Desired, c plan.Container)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		k.cfg.Log.Warn("container record is damaged: starting afresh", "workload", p.key, "error", err)
 	}
-	if len(c.Networks) > 0 && k.cfg.Networks == nil {
+	if len(c.Networks) > 0 && (k.cfg.Networks == nil || c.machine() && k.cfg.Machines.Networks == nil) {
 		return problem.New(CodeInvalid, "it wants %d networks, and this node has none", len(c.Networks))
 	}
 	if known && rec.Plan != want && rec.Core == core && k.adapt(ctx, d, c, p, want) {
@@ -60,12 +60,13 @@ func (k *Kind) ensure(ctx context.Context, d workload.Desired, c plan.Container)
 		return err
 	}
 	rec, err = k.prepareData(p, rec, known, record{
-		Version: d.Version, Plan: want, Core: core, Flist: c.Flist, Disk: d.Plan.Resources.Disk, Networks: len(c.Networks) > 0,
+		Version: d.Version, Plan: want, Core: core, Flist: c.Flist, Disk: d.Plan.Resources.Disk, Networks: len(c.Networks) > 0, Isolation: c.Isolation,
 	})
 	if err != nil {
 		return err
 	}
-	if err := k.prepareRun(ctx, d, c, p, rec, want); err != nil {
+	r := &Run{Kind: k, Desired: d, Parts: c, place: p, rec: rec, want: want}
+	if err := r.prepare(ctx); err != nil {
 		return errors.Join(err, k.end(context.WithoutCancel(ctx), p))
 	}
 	return k.launch(ctx, p, c.Flist)
@@ -108,7 +109,7 @@ func (k *Kind) stands(ctx context.Context, p place, want string) bool {
 // mend makes a container that stands reach its networks again, if it does not. It
 // returns false if that needs a new start: the namespace that it runs in can't be
 // found any more.
-func (k *Kind) mend(ctx context.Context, d workload.Desired, c plan.Container, p place) bool {
+func (k *Kind) mend(ctx context.Context, d workload.Desired, c Parts, p place) bool {
 	if len(c.Networks) == 0 {
 		return true
 	}
@@ -121,7 +122,7 @@ func (k *Kind) mend(ctx context.Context, d workload.Desired, c plan.Container, p
 		k.cfg.Log.Warn("a container's network namespace is gone: starting it anew", "workload", p.key, "error", err)
 		return false
 	}
-	if _, err := k.cfg.Networks.Attach(ctx, d, c.Networks); err != nil {
+	if err := k.attachAgain(ctx, d, c); err != nil {
 		k.cfg.Log.Warn("attach a running container to its networks again", "workload", p.key, "error", err)
 	}
 	return true
@@ -143,10 +144,12 @@ func (k *Kind) prepareData(p place, old record, known bool, next record) (record
 	if err := os.Remove(p.final); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return record{}, fmt.Errorf("forget how it ended: %w", err)
 	}
-	if !known || old.Flist != next.Flist || old.Disk > next.Disk {
+	// What a guest has written the node's kernel never reads, and the reverse has
+	// another layout: another class starts with an empty layer.
+	if !known || old.Flist != next.Flist || old.Disk > next.Disk || old.class() != next.class() {
 		// The record still names the old flist until the layer is gone.
-		if err := os.Remove(p.image); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return record{}, fmt.Errorf("discard writable layer: %w", err)
+		if err := removeLayers(p); err != nil {
+			return record{}, err
 		}
 	}
 	if !known {
@@ -154,57 +157,6 @@ func (k *Kind) prepareData(p place, old record, known bool, next record) (record
 	}
 	next.IDBase = old.IDBase
 	return next, diskFull(shim.WriteJSON(p.record, next))
-}
-
-// prepareRun makes the shim's directory: mounts, configuration, spec.
-func (k *Kind) prepareRun(ctx context.Context, d workload.Desired, c plan.Container, p place, rec record, want string) error {
-	if err := os.MkdirAll(p.rootfs, runMode); err != nil {
-		return fmt.Errorf("make run directory: %w", err)
-	}
-	var ns Namespace
-	if len(c.Networks) > 0 {
-		// First of all: nothing of the image has been looked at yet.
-		var err error
-		if ns, err = k.cfg.Networks.Attach(ctx, d, c.Networks); err != nil {
-			return err
-		}
-	}
-	if err := k.diskImage(p.image, p.disk, d.Plan.Resources.Disk); err != nil {
-		return err
-	}
-	verity, err := k.cfg.Rootfs.Mount(ctx, c.Flist, p.rootfs, p.upper, p.work, rec.IDBase)
-	if err != nil {
-		return fmt.Errorf("mount root file system: %w", err)
-	}
-	if verity != rec.Verity {
-		rec.Verity = verity
-		if err := shim.WriteJSON(p.record, rec); err != nil {
-			return diskFull(err)
-		}
-	}
-	g, err := k.give(ctx, d, c)
-	if err != nil {
-		return err
-	}
-	files, err := g.put(filepath.Join(p.run, "files"), rec.IDBase+c.UID, rec.IDBase+c.GID)
-	if err != nil {
-		return err
-	}
-	c.Env = environment(c.Env, g.env)
-	spec, err := ociConfig(d.ID.Name, c, d.Plan.Resources, rec.IDBase, p.cgpath, ns)
-	if err != nil {
-		return err
-	}
-	spec.Mounts = append(spec.Mounts, files...)
-	if err := shim.WriteJSON(p.config, spec); err != nil {
-		return err
-	}
-	return shim.WriteSpec(p.run, shim.Spec{
-		ID: p.key, Runc: k.cfg.Runc, RuncRoot: k.cfg.RuncRoot, Cgroup: string(p.cgroup), Plan: want,
-		Life: k.life(c), NoNewPrivs: c.NoNewPrivs, UID: rec.IDBase + c.UID, GID: rec.IDBase + c.GID,
-		Limits: life.Limits(d.Plan.Resources), Upper: p.disk, LogDir: p.logs, LogBound: k.cfg.LogBound, Exits: k.cfg.Exits, Final: p.final,
-		Backoff: k.cfg.Backoff,
-	})
 }
 
 // launch starts the shim and waits until the container runs, is over, or has

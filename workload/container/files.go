@@ -14,7 +14,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/zero-os/zos/problem"
-	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/workload"
 )
 
@@ -36,7 +35,7 @@ type givenFile struct {
 }
 
 // give opens the secrets of a workload and lists what it is given.
-func (k *Kind) give(ctx context.Context, d workload.Desired, c plan.Container) (given, error) {
+func (k *Kind) give(ctx context.Context, d workload.Desired, c Parts) (given, error) {
 	var g given
 	for _, f := range c.Files {
 		g.files = append(g.files, givenFile{path: f.Path, mode: os.FileMode(f.Mode & 0o777), content: f.Content, exec: true})

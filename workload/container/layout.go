@@ -8,6 +8,7 @@ import (
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/linux/cgroup"
 	"github.com/zero-os/zos/workload"
+	"github.com/zero-os/zos/workload/machine"
 	"github.com/zero-os/zos/workload/shim"
 )
 
@@ -29,6 +30,7 @@ type place struct {
 	bundle string
 	config string
 	rootfs string
+	server string // bundle of a machine's file server
 
 	runtime shim.Runtime
 	cgroup  cgroup.Group
@@ -55,6 +57,7 @@ func (k *Kind) place(id workload.ID) place {
 		bundle: filepath.Join(run, shim.BundleDir),
 		config: filepath.Join(run, shim.BundleDir, "config.json"),
 		rootfs: filepath.Join(run, shim.BundleDir, "rootfs"),
+		server: filepath.Join(run, machine.FileServerDir),
 		cgroup: cgroup.At(cg),
 		cgpath: cg,
 	}

@@ -424,7 +424,7 @@ func TestLimitsAndLifeChangeWithoutANewStart(t *testing.T) {
 	// The daemon dies after it has written the spec and before the shim is told.
 	d = desire(t, "app", []string{"append", "/file"}, func(d *workload.Desired, _ *planContainer) { d.Version, d.Plan.Resources.CPU = 3, 800 },
 		lives(func(l *plan.Life) { l.Attempts = 9 }))
-	c, err := decode(d)
+	c, err := containers{}.Decode(d)
 	must(t, err)
 	want, _, err := digests(d.Plan, c)
 	must(t, err)

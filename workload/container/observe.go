@@ -7,7 +7,6 @@ import (
 
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/linux/cgroup"
-	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/workload"
 	"github.com/zero-os/zos/workload/shim"
 )
@@ -67,7 +66,7 @@ func (k *Kind) Observe(ctx context.Context) (map[workload.ID]workload.Status, er
 	}
 	for id := range out {
 		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("observe containers: %w", err)
+			return nil, fmt.Errorf("observe workloads: %w", err)
 		}
 		out[id] = k.look(id)
 	}
@@ -81,7 +80,7 @@ func (k *Kind) look(id workload.ID) workload.Status {
 	if err != nil {
 		return workload.Status{State: contract.StatePending, Detail: "remnants only"}
 	}
-	base := workload.Status{State: contract.StatePending, Version: rec.Version, Verity: rec.Verity, Isolation: plan.IsolationNamespace}
+	base := workload.Status{State: contract.StatePending, Version: rec.Version, Verity: rec.Verity, Isolation: rec.class()}
 	alive := shim.Alive(p.run)
 	st, err := shim.ReadStatus(p.run)
 	if err != nil || st.Plan != rec.Plan {

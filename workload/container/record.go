@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/workload"
 	"github.com/zero-os/zos/workload/shim"
 )
@@ -28,6 +29,16 @@ type record struct {
 	Verity  bool       `json:"verity"`  // what the last mount said
 	// Networks says that the workload is attached to some.
 	Networks bool `json:"networks"`
+	// Isolation is the class that wrote the layer; "" is a namespace.
+	Isolation string `json:"isolation,omitempty"`
+}
+
+// class is whose kernel wrote the writable layer.
+func (r record) class() string {
+	if r.Isolation == "" {
+		return plan.IsolationNamespace
+	}
+	return r.Isolation
 }
 
 func readRecord(p place) (record, error) {

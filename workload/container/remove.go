@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zero-os/zos/workload"
+	"github.com/zero-os/zos/workload/machine"
 	"github.com/zero-os/zos/workload/shim"
 )
 
@@ -23,10 +24,10 @@ const killLimit = 30 * time.Second
 func (k *Kind) Remove(ctx context.Context, id workload.ID) error {
 	p := k.place(id)
 	if err := k.end(ctx, p); err != nil {
-		return fmt.Errorf("remove container %s of contract %s: %w", id.Name, id.Contract.Short(), err)
+		return fmt.Errorf("remove %s %s of contract %s: %w", k.form.Noun(), id.Name, id.Contract.Short(), err)
 	}
 	if err := removeData(p); err != nil {
-		return fmt.Errorf("remove container %s of contract %s: %w", id.Name, id.Contract.Short(), err)
+		return fmt.Errorf("remove %s %s of contract %s: %w", k.form.Noun(), id.Name, id.Contract.Short(), err)
 	}
 	return nil
 }
@@ -39,8 +40,10 @@ func (k *Kind) end(ctx context.Context, p place) error {
 	}
 	limited, cancel := context.WithTimeout(ctx, killLimit)
 	defer cancel()
-	if err := p.runtime.Clean(limited); err != nil {
-		return err
+	for _, r := range machine.Runtimes(p.runtime) {
+		if err := r.Clean(limited); err != nil {
+			return err
+		}
 	}
 	if err := k.cfg.Rootfs.Unmount(p.rootfs); err != nil {
 		return fmt.Errorf("unmount root file system: %w", err)

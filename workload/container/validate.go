@@ -46,9 +46,8 @@ func decode(d workload.Desired) (plan.Container, error) {
 	if err := check(c, d.Plan.Resources); err != nil {
 		return invalid("%w", err)
 	}
-	if c.Isolation != plan.IsolationNamespace {
-		return plan.Container{}, problem.New(CodeIsolation, "workload %.63q wants isolation %.40q, which this node does not have", d.ID.Name, c.Isolation).
-			WithFix("plan it anew; isolation: namespace runs on every node")
+	if c.Isolation != plan.IsolationNamespace && c.Isolation != plan.IsolationMicroVM {
+		return invalid("isolation %.40q: want namespace or microvm", c.Isolation)
 	}
 	return c, nil
 }

@@ -17,7 +17,9 @@ import (
 	"github.com/zero-os/zos/network/resolver"
 	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/workload"
+	"github.com/zero-os/zos/workload/container"
 	"github.com/zero-os/zos/workload/control"
+	virt "github.com/zero-os/zos/workload/machine"
 )
 
 // A virtual machine is in a network as a container is: by the same namespace and the
@@ -31,61 +33,36 @@ const machinePrefix = "m-"
 // Machines attaches workloads of kind "vm".
 func (k *Kind) Machines() Attacher { return Attacher{k, machinePrefix} }
 
-// MachineNet is what the monitor of a virtual machine finds, and what its guest is to
-// be told.
-type MachineNet struct {
-	Path       string // of the network namespace, pinned
-	Interfaces []MachineInterface
-	// ResolvConf and Hosts are the contents of the guest's files.
-	ResolvConf, Hosts []byte
-	// Nameservers and Search are what ResolvConf says.
-	Nameservers []netip.Addr
-	Search      []string
-}
-
-// MachineInterface is one network interface of a guest.
-type MachineInterface struct {
-	Tap string // name in the namespace: tap0, tap1, …
-	control.Iface
-}
-
-// Ifaces are the interfaces as a guest's agent takes them.
-func (n MachineNet) Ifaces() []control.Iface {
-	var out []control.Iface
-	for _, i := range n.Interfaces {
-		out = append(out, i.Iface)
-	}
-	return out
-}
+var _ container.MachineNetworks = Attacher{}
 
 // AttachMachine is Attach for a workload that is a virtual machine: ethN is without
 // addresses, and bridged with the persistent tap tapN, of which the monitor takes
 // the descriptor. It is as idempotent, and mends as well.
-func (k *Kind) AttachMachine(ctx context.Context, d workload.Desired, nets []plan.Attachment) (MachineNet, error) {
+func (k *Kind) AttachMachine(ctx context.Context, d workload.Desired, nets []plan.Attachment) (virt.Net, error) {
 	return k.containers().AttachMachine(ctx, d, nets)
 }
 
 // AttachMachine is Kind.AttachMachine for the attacher's workloads.
-func (k Attacher) AttachMachine(ctx context.Context, d workload.Desired, nets []plan.Attachment) (MachineNet, error) {
+func (k Attacher) AttachMachine(ctx context.Context, d workload.Desired, nets []plan.Attachment) (virt.Net, error) {
 	n, err := k.attachMachine(ctx, d, nets)
 	if err != nil {
-		return MachineNet{}, fmt.Errorf("attach %s to its networks: %w", d.ID.Name, err)
+		return virt.Net{}, fmt.Errorf("attach %s to its networks: %w", d.ID.Name, err)
 	}
 	return n, nil
 }
 
-func (k Attacher) attachMachine(ctx context.Context, d workload.Desired, nets []plan.Attachment) (MachineNet, error) {
+func (k Attacher) attachMachine(ctx context.Context, d workload.Desired, nets []plan.Attachment) (virt.Net, error) {
 	out, want, err := k.machineNet(d, nets)
 	if err != nil {
-		return MachineNet{}, err
+		return virt.Net{}, err
 	}
 	dir := k.path(k.prefix, d.ID, ".d")
 	if err := os.MkdirAll(dir, 0o711); err != nil {
-		return MachineNet{}, fmt.Errorf("make its directory: %w", err)
+		return virt.Net{}, fmt.Errorf("make its directory: %w", err)
 	}
 	ns, _, err := netns.Pin(out.Path)
 	if err != nil {
-		return MachineNet{}, err
+		return virt.Net{}, err
 	}
 	defer ns.Close()
 	fd := int(ns.Fd())
@@ -97,34 +74,34 @@ func (k Attacher) attachMachine(ctx context.Context, d workload.Desired, nets []
 		return netns.Set(netns.Setting{Path: "ipv6/conf/all/disable_ipv6", Value: "1"}, netns.Setting{Path: "ipv6/conf/default/disable_ipv6", Value: "1"})
 	})
 	if err != nil {
-		return MachineNet{}, err
+		return virt.Net{}, err
 	}
 	for _, a := range want {
 		if err := k.tie(ctx, d, fd, a); err != nil {
-			return MachineNet{}, fmt.Errorf("network %s: %w", a.view.Network, err)
+			return virt.Net{}, fmt.Errorf("network %s: %w", a.view.Network, err)
 		}
 	}
 	return out, writeJSON(filepath.Join(dir, "tether.json"), tether{want})
 }
 
 // MachineNetOf tells what AttachMachine gives, of the plan alone.
-func (k Attacher) MachineNetOf(d workload.Desired, nets []plan.Attachment) (MachineNet, error) {
+func (k Attacher) MachineNetOf(d workload.Desired, nets []plan.Attachment) (virt.Net, error) {
 	n, _, err := k.machineNet(d, nets)
 	return n, err
 }
 
-func (k Attacher) machineNet(d workload.Desired, nets []plan.Attachment) (MachineNet, []attachment, error) {
+func (k Attacher) machineNet(d workload.Desired, nets []plan.Attachment) (virt.Net, []attachment, error) {
 	want, err := k.tethers(d, nets)
 	if err != nil {
-		return MachineNet{}, nil, err
+		return virt.Net{}, nil, err
 	}
-	out := MachineNet{
+	out := virt.Net{
 		Path: k.path(k.prefix, d.ID, ""), ResolvConf: resolver.ResolvConf(d.Deployment, d.ID.Name), Hosts: resolver.Hosts(d.Deployment, d.ID.Name),
 	}
 	out.Nameservers, out.Search = parseResolvConf(out.ResolvConf)
 	for i := range want {
 		want[i].Tap = fmt.Sprintf("tap%d", i)
-		out.Interfaces = append(out.Interfaces, MachineInterface{Tap: want[i].Tap, Iface: want[i].iface()})
+		out.Interfaces = append(out.Interfaces, virt.Interface{Tap: want[i].Tap, Iface: want[i].iface()})
 	}
 	return out, want, nil
 }

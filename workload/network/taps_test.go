@@ -15,6 +15,7 @@ import (
 
 	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/workload/control"
+	virt "github.com/zero-os/zos/workload/machine"
 )
 
 // machines is a world in which vm is a virtual machine beside web.
@@ -26,7 +27,7 @@ func machines(t *testing.T) (*deployment, place, place) {
 	return d, d.place("vm"), d.place("web")
 }
 
-func (d *deployment) attachMachine(t *testing.T, name string) MachineNet {
+func (d *deployment) attachMachine(t *testing.T, name string) virt.Net {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patient)
 	defer cancel()
@@ -38,7 +39,7 @@ func (d *deployment) attachMachine(t *testing.T, name string) MachineNet {
 		}
 	}
 	t.Fatalf("no member %s", name)
-	return MachineNet{}
+	return virt.Net{}
 }
 
 func TestAGuestReachesNeighboursAndIsReached(t *testing.T) {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/yamux"
+
+	"github.com/zero-os/zos/workload/control"
 )
 
 // MaxStreams is how many requests of one Session can be open at a time, those that
@@ -72,6 +74,23 @@ func (s *Session) Stream() (net.Conn, error) {
 	}
 	c, err := s.mux.OpenStream()
 	if err != nil {
+		return nil, fmt.Errorf("ask guest: %w", err)
+	}
+	return c, nil
+}
+
+// Open sends a request and returns its connection. The end of ctx ends the sending,
+// not the connection.
+func (s *Session) Open(ctx context.Context, r control.Request) (*control.Conn, error) {
+	raw, err := s.Stream()
+	if err != nil {
+		return nil, err
+	}
+	c, err := control.Dial(ctx, raw, r)
+	if err != nil {
+		if e := s.Err(); e != nil {
+			err = e
+		}
 		return nil, fmt.Errorf("ask guest: %w", err)
 	}
 	return c, nil

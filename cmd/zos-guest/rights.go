@@ -20,8 +20,8 @@ var fileRights = []int{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, u
 // privileged program keeps what its user has.
 func restrict(u control.User, noNewPrivs, privileged bool, keep []int) error {
 	// A session keyring of its own; the agent's would be shared by all.
-	if _, err := unix.KeyctlJoinSessionKeyring(""); err != nil {
-		return fmt.Errorf("leave the keyring: %w", err)
+	if _, _, e := unix.RawSyscall(unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0); e != 0 {
+		return fmt.Errorf("leave the keyring: %w", e)
 	}
 	if !privileged {
 		last, err := lastCapability()

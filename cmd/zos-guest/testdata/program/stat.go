@@ -1,0 +1,5 @@
+package main
+
+import "syscall"
+
+type unixStat = syscall.Stat_t

@@ -114,7 +114,7 @@ func (a *agent) running() (process, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.program == nil {
-		return process{}, problem.New("workload-not-running", "the workload does not run")
+		return process{}, problem.New("not-running", "the workload does not run")
 	}
 	return *a.program, nil
 }
@@ -139,7 +139,7 @@ func (a *agent) attach(ctx context.Context, c *control.Conn) error {
 	a.mu.Lock()
 	if a.boot == nil {
 		a.mu.Unlock()
-		return problem.New("workload-not-running", "this guest has not been told yet what to run")
+		return problem.New("not-running", "this guest has not been told yet what to run")
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/zero-os/zos/workload/control"
+)
+
+func TestWorkloadRunsOnWithoutItsShim(t *testing.T) {
+	m := start(t, options{erofs: true})
+	const lines = 100_000 // more than all buffers on the way hold
+	s := m.connect()
+	c := m.run(s, m.program("flood", fmt.Sprint(lines)))
+	h := listen(t, c, "line 00000100\n")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// Shims that come and die in the middle of what they say.
+	for _, left := range []string{"", "\xf5", "\xf5\x01abc", "garbage\x00\x00\x00"} {
+		conn, err := net.Dial("unix", m.agent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = conn.Write([]byte(left))
+		_ = conn.Close()
+	}
+	s = m.connect()
+	c = ask(t, s, control.Request{Verb: control.VerbAttach})
+	rest := listen(t, c, "")
+	if rest.code != 0 {
+		t.Fatalf("%+v", rest)
+	}
+	// What was on its way when the shim died is lost, nothing else, and nothing is mixed up.
+	if !strings.HasSuffix(rest.out, fmt.Sprintf("line %08d\n", lines-1)) {
+		t.Errorf("the end is missing: %q", tail(rest.out))
+	}
+	got := len(h.out) + len(rest.out)
+	if lost := lines*14 - got; lost > 1<<20 {
+		t.Errorf("%d of %d bytes are lost", lost, lines*14)
+	}
+	m.ends(c)
+}
+
+func TestStopIsGracefulThenForced(t *testing.T) {
+	for name, c := range map[string]struct {
+		args  []string
+		grace time.Duration
+		code  int
+	}{
+		"obeys":    {[]string{"wait"}, patience, 3},
+		"stubborn": {[]string{"wait", "stubborn"}, 200 * time.Millisecond, 128 + 9},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := start(t, options{erofs: true})
+			s := m.connect()
+			b := m.run(s, m.program(c.args...))
+			listen(t, b, "waiting\n")
+			stop := ask(t, s, control.Request{Verb: control.VerbStop, Signal: 15, Grace: c.grace.Milliseconds()})
+			if h := listen(t, b, ""); h.code != c.code || !strings.Contains(h.out, "asked to stop") {
+				t.Errorf("%+v", h)
+			}
+			if h := listen(t, stop, ""); h.code != 0 {
+				t.Errorf("%+v", h)
+			}
+			m.ends(b)
+		})
+	}
+}
+
+func TestOutOfMemoryEndsTheWorkloadNotTheAgent(t *testing.T) {
+	m := start(t, options{erofs: true})
+	s := m.connect()
+	c := m.run(s, m.program("memory"))
+	if h := listen(t, c, ""); h.code != 128+9 {
+		t.Fatalf("%+v", h)
+	}
+	if st := m.status(s); st.OOMKills == 0 {
+		t.Errorf("%+v", st)
+	}
+	m.ends(c)
+}
+
+func TestBootThatCannotBeSaysWhyAndEndsTheMachine(t *testing.T) {
+	m := start(t, options{erofs: true})
+	s := m.connect()
+	b := m.program("exit", "0")
+	b.Interfaces = []control.Iface{{Name: "eth0", MAC: "52:54:00:00:00:01"}}
+	c := m.run(s, b)
+	h := listen(t, c, "")
+	if h.fault == nil || !strings.Contains(h.fault.Error(), "the machine has none with address 52:54:00:00:00:01") {
+		t.Fatalf("%+v", h)
+	}
+	m.ends(c)
+}
+
+// A guest that the node has not told anything yet can be ended, too.
+func TestStopBeforeBootEndsTheMachine(t *testing.T) {
+	m := start(t, options{erofs: true})
+	s := m.connect()
+	c := ask(t, s, control.Request{Verb: control.VerbStop, Signal: 15})
+	if h := listen(t, c, ""); h.code != 0 {
+		t.Errorf("%+v", h)
+	}
+	m.ends(c)
+}
+
+// What the workload wrote is there after the next boot; what the node put into memory isn't.
+func TestWritableLayerOutlivesTheGuest(t *testing.T) {
+	disk := upper(t)
+	for i, args := range [][]string{{"write", "/data/kept", "still here"}, {"read", "/data/kept"}} {
+		m := start(t, options{erofs: i == 0, disk: disk})
+		s := m.connect()
+		c := m.run(s, m.program(args...))
+		h := listen(t, c, "")
+		if h.code != 0 || i == 1 && h.out != "still here" {
+			t.Fatalf("%+v", h)
+		}
+		m.ends(c)
+	}
+}
+
+// The agent's death is the kernel's panic, and that is the machine's end.
+func TestAgentsDeathEndsTheMachine(t *testing.T) {
+	m := start(t, options{erofs: true})
+	s := m.connect()
+	b := m.program("wait")
+	b.Privileged, b.NoNewPrivs = true, false
+	listen(t, m.run(s, b), "waiting\n")
+	// A privileged program owns its guest: this is how it can kill process 1.
+	e := ask(t, s, control.Request{Verb: control.VerbExec, Exec: &control.Exec{Args: []string{"/program", "write", "/proc/sysrq-trigger", "c"}}})
+	defer e.Close()
+	m.WaitEnd(t, patience)
+	select {
+	case <-s.Done():
+	case <-limit(t).Done():
+		t.Error("the session outlives its guest")
+	}
+}
+

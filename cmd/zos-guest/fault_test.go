@@ -140,4 +140,3 @@ func TestAgentsDeathEndsTheMachine(t *testing.T) {
 		t.Error("the session outlives its guest")
 	}
 }
-

@@ -121,7 +121,7 @@ func image(t *testing.T) string {
 		}
 	}
 	// A link of the image's that would lead a careless agent into its own files.
-	if err := os.Symlink("/files/../etc/real-hosts", filepath.Join(dir, "etc/hosts")); err != nil {
+	if err := os.Symlink("../../../etc/real-hosts", filepath.Join(dir, "etc/hosts")); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Chmod(dir, 0o755); err != nil {

@@ -96,7 +96,7 @@ func main() {
 			check(os.Mkdir(d, 0o755))
 		}
 		check(unix.Mount("o", "/mnt/m", "overlay", 0, "lowerdir=/etc,upperdir=/mnt/u,workdir=/mnt/w"))
-		check(unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWUSER))
+		check(unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET))
 		fmt.Println("mounted")
 	}
 }

@@ -57,6 +57,8 @@ type Node struct {
 	prover         *prover
 	turns          *turns
 	features       *features
+	acts           *acts
+	diary          *diary
 	bindings       bindings
 	heardAt        time.Time // of follow alone: when receipts were read last
 
@@ -152,6 +154,9 @@ func (n *Node) openKinds() (err error) {
 	n.turns = newTurns(n.at.Slot, boot.DataDir, n.log)
 	n.features = newFeatures(n.at.grid.ID, n.at.Slot, n.keys.Signer, n.probe, n.log)
 	n.reconc.turns, n.reconc.may = n.turns, n.features.may
+	n.diary = newDiary(dataEvents, func(err error) { n.log.Warn("write or forget events of workloads", "error", err) })
+	n.reconc.happened = n.diary.changed
+	n.acts = &acts{of: n.reconc.one, dial: n.dialControl, record: n.diary.add}
 	n.prover = &prover{grid: n.at.grid.ID, farm: n.at.grid.Archive.Farm, slot: n.at.signed, slotID: n.at.Slot, log: n.log}
 	if n.at.Disk.Kind == boot.DiskReal {
 		n.prover.dir = boot.DataDir
@@ -169,8 +174,11 @@ func (n *Node) close() error {
 	if n.conn != nil {
 		n.conn.Close()
 	}
+	if n.diary != nil {
+		err = n.diary.book.Close()
+	}
 	if n.gateways != nil {
-		err = n.gateways.Close()
+		err = errors.Join(err, n.gateways.Close())
 	}
 	if n.routers != nil {
 		err = errors.Join(err, n.routers.Close())
@@ -395,10 +403,13 @@ func (n *Node) believe(cases []evidence, refused []refusal) {
 	defer n.mu.Unlock()
 	n.proven = true
 	n.cases = make(map[canon.Hash]evidence, len(cases))
+	ids := make([]canon.Hash, 0, len(cases))
 	for _, e := range cases {
 		n.cases[e.Entry.Contract] = e
+		ids = append(ids, e.Entry.Contract)
 	}
 	n.refused = refused
+	n.diary.keep(ids)
 }
 
 // tellRefused writes receipts that say why a contract's workloads don't run.

@@ -40,7 +40,8 @@ type reconciler struct {
 	turns *turns
 	// may refuses what this node can't run as its plan says; nil: nothing.
 	may func(plan.Workload) error
-	// happened is told what is reported, beside what was before. May be nil.
+	// happened is told what is reported, beside what was before, a change of the number
+	// of restarts included. May be nil.
 	happened func(id workload.ID, before, now workload.Status)
 
 	mu sync.Mutex
@@ -356,8 +357,39 @@ func (r *reconciler) of(id canon.Hash) []told {
 		}
 		out = append(out, w)
 	}
+	for wid, now := range r.aims {
+		_, newest := r.desired[wid]
+		if t := r.tasks[wid]; wid.Contract == id && !newest && !now.gone && now.Deployment != nil && t != nil {
+			// Of the version before, which runs until its turn, or again.
+			out = append(out, told{Desired: now.Desired, status: t.reported})
+		}
+	}
 	slices.SortFunc(out, func(a, b told) int { return strings.Compare(a.ID.Name, b.ID.Name) })
 	return out
+}
+
+// newest lists what the newest plan of a contract has here, whatever runs yet: what it
+// grants no more is not granted.
+func (r *reconciler) newest(id canon.Hash) []workload.Desired {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []workload.Desired
+	for wid, d := range r.desired {
+		if wid.Contract == id {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// one finds a desired workload, in the version that is to run here now.
+func (r *reconciler) one(id workload.ID) (workload.Desired, bool) {
+	for _, w := range r.of(id.Contract) {
+		if w.ID == id {
+			return w.Desired, true
+		}
+	}
+	return workload.Desired{}, false
 }
 
 // wanted lists the desired workloads of one kind.

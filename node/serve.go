@@ -10,6 +10,7 @@ import (
 	"github.com/zero-os/zos/bus"
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/contract"
+	"github.com/zero-os/zos/ledger/wire"
 	"github.com/zero-os/zos/node/protocol"
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/sign"
@@ -75,6 +76,21 @@ func (n *Node) answerUntil(ctx context.Context, epoch uint64) error {
 	b.HandleCall(bus.MethodNetwork, answer(n.networkStatus))
 	b.HandleCall(bus.MethodGateway, answer(n.gatewayStatus))
 	b.HandleCall(bus.MethodDevice, answer(n.deviceConfig))
+	b.HandleCall(bus.MethodTop, answer(n.metrics))
+	b.HandleCall(bus.MethodMetrics, answer(n.metrics))
+	b.HandleCall(bus.MethodNodeMetrics, answer(n.nodeMetrics))
+	b.HandleCall(bus.MethodRestart, answer(n.acts.restart))
+	b.HandleCall(bus.MethodSignal, answer(n.acts.signal))
+	for method, act := range map[string]func(context.Context, bus.Query, twoWay) error{
+		bus.MethodExec: n.acts.exec, bus.MethodConsole: n.acts.console, bus.MethodGet: n.acts.get, bus.MethodPut: n.acts.put,
+	} {
+		b.HandleDuplex(method, func(ctx context.Context, q bus.Query, d *bus.Duplex) error {
+			return protect(func() error { return act(ctx, q, d) })
+		})
+	}
+	b.HandleStream(bus.MethodEvents, func(ctx context.Context, q bus.Query, send func([]byte) error) error {
+		return protect(func() error { return n.events(ctx, q, send) })
+	})
 	b.HandleStream(bus.MethodLogs, func(ctx context.Context, q bus.Query, send func([]byte) error) error {
 		return protect(func() error { return n.logs(ctx, q, send) })
 	})
@@ -101,6 +117,7 @@ func (n *Node) facts(_ context.Context, id canon.Hash) (bus.Facts, error) {
 	f := bus.Facts{FarmKey: sign.PublicKey(n.at.grid.Farm.Key)}
 	n.mu.Lock()
 	e, ok := n.cases[id]
+	f.Stale = time.Since(n.head.Time) > wire.MaxHeadAge
 	n.mu.Unlock()
 	if !ok {
 		return f, nil
@@ -114,6 +131,7 @@ func (n *Node) facts(_ context.Context, id canon.Hash) (bus.Facts, error) {
 		}
 		f.Members = append(f.Members, sign.PublicKey(a.Key))
 	}
+	f.Access = grants(n.reconc.newest(id))
 	return f, nil
 }
 
@@ -205,6 +223,12 @@ func (n *Node) logs(ctx context.Context, q bus.Query, send func([]byte) error) e
 	}
 	reader := logs.NewReader(dir)
 	next := params.After + 1
+	if params.Since > 0 {
+		var err error
+		if next, err = since(ctx, reader, next, params.Since); err != nil {
+			return err
+		}
+	}
 	if params.Tail > 0 {
 		var err error
 		if next, err = tail(ctx, reader, next, params.Tail); err != nil {
@@ -235,6 +259,29 @@ func (n *Node) logs(ctx context.Context, q bus.Query, send func([]byte) error) e
 			}
 		}
 		return ctx.Err()
+	}
+}
+
+// since finds the first record, from number from on, that is not older than a time in
+// Unix nanoseconds; the number of the next one that will come, if there is none.
+func since(ctx context.Context, reader *logs.Reader, from uint64, at int64) (uint64, error) {
+	for {
+		records, next, err := reader.Read(from, 1024)
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return 0, err
+		}
+		for _, r := range records {
+			if r.Time.UnixNano() >= at {
+				return r.Seq, nil
+			}
+		}
+		if len(records) == 0 {
+			return next, nil
+		}
+		from = next
 	}
 }
 

@@ -205,6 +205,13 @@ func (f *fleet) running() string {
 	return fmt.Sprint(out)
 }
 
+// locked looks at what the nodes share.
+func (f *fleet) locked(look func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	look()
+}
+
 func (f *fleet) expect(want string) {
 	f.t.Helper()
 	if got := f.running(); got != want {
@@ -244,22 +251,26 @@ func TestReplicasAreReplacedOneAfterAnother(t *testing.T) {
 		f.expect("[web-1:2:false: web-2:1:true:waiting-for web-3:1:true:waiting-for]")
 		time.Sleep(time.Minute)
 		f.expect("[web-1:2:true: web-2:2:true: web-3:2:true:]")
-		if f.most != 1 {
-			t.Errorf("%d were away at once", f.most)
-		}
+		f.locked(func() {
+			if f.most != 1 {
+				t.Errorf("%d were away at once", f.most)
+			}
+		})
 	})
 }
 
 func TestAFailedUpdateIsTakenBackByEveryNode(t *testing.T) {
 	updating(t, func(f *fleet, one contract.Signed) {
-		f.bad["web-2 2"] = true
+		f.locked(func() { f.bad["web-2 2"] = true })
 		history := []contract.Signed{one, f.version(2, rollingUpdate(), nil)}
 		f.prove(history, f.nodes...)
 		time.Sleep(3 * time.Minute)
 		f.expect("[web-1:1:true:update-returned web-2:1:true:update-returned web-3:1:true:update-returned]")
-		if slices.Contains(f.said, "web-3 2 ") {
-			t.Error("the third was updated although the second had failed")
-		}
+		f.locked(func() {
+			if slices.Contains(f.said, "web-3 2 ") {
+				t.Error("the third was updated although the second had failed")
+			}
+		})
 		// A daemon that starts again does not try the failed version again.
 		m := f.nodes[1]
 		m.stop()
@@ -268,20 +279,24 @@ func TestAFailedUpdateIsTakenBackByEveryNode(t *testing.T) {
 		time.Sleep(3 * time.Minute)
 		f.expect("[web-1:1:true:update-returned web-2:1:true:update-returned web-3:1:true:update-returned]")
 		// The next version comes from the one that runs, and returns to it too.
-		f.bad["web-1 3"] = true
+		f.locked(func() { f.bad["web-1 3"] = true })
 		history = append(history, f.version(3, rollingUpdate(), nil))
 		f.prove(history, f.nodes...)
 		time.Sleep(3 * time.Minute)
 		f.expect("[web-1:1:true:update-returned web-2:1:true:update-returned web-3:1:true:update-returned]")
-		if f.receipts["web-1"].Version != 3 {
-			t.Errorf("the receipt speaks of version %d", f.receipts["web-1"].Version)
-		}
+		f.locked(func() {
+			if v := f.receipts["web-1"].Version; v != 3 {
+				t.Errorf("the receipt speaks of version %d", v)
+			}
+		})
 		f.prove(append(history, f.version(4, rollingUpdate(), nil)), f.nodes...)
 		time.Sleep(3 * time.Minute)
 		f.expect("[web-1:4:true: web-2:4:true: web-3:4:true:]")
-		if f.most != 1 {
-			t.Errorf("%d were away at once", f.most)
-		}
+		f.locked(func() {
+			if f.most != 1 {
+				t.Errorf("%d were away at once", f.most)
+			}
+		})
 	})
 }
 

@@ -180,7 +180,7 @@ func (out *allocation) router(d *Deployment, network int, slot canon.Hash, names
 		d.source.add(d.source.placeOf(fmt.Sprintf("/networks/%d", network)), fmt.Sprintf("%q is the name of a person's device, and of the router of network %q on that node", name, n.Name), "revoke the device; it can join again under another name")
 		return
 	} else if taken {
-		d.source.add(d.source.placeOf(fmt.Sprintf("/workloads/%d/name", i)), fmt.Sprintf("%q is the name of the router of network %q on that node", name, n.Name), "choose another name")
+		d.source.add(d.source.placeOf(fmt.Sprintf("/workloads/%d/name", d.Workloads[i].entry)), fmt.Sprintf("%q is the name of the router of network %q on that node", name, n.Name), "choose another name")
 		return
 	}
 	if slices.ContainsFunc(out.routers, func(w plan.Workload) bool { return w.Name == name }) {
@@ -218,7 +218,7 @@ func (out *allocation) addresses(d *Deployment, facts Facts, placed *placement, 
 	for wi, w := range d.Workloads {
 		for ai, a := range w.Networks {
 			if a.Network == net.Name {
-				members = append(members, member{w.Name, fmt.Sprintf("/workloads/%d/networks/%d", wi, ai), facts.Nodes[placed.at[wi]].Slot, a, &out.attachments[wi][ai]})
+				members = append(members, member{w.Name, fmt.Sprintf("/workloads/%d/networks/%d", d.Workloads[wi].entry, ai), facts.Nodes[placed.at[wi]].Slot, a, &out.attachments[wi][ai]})
 			}
 		}
 	}

@@ -26,6 +26,9 @@ func homesOf(d *Deployment) homes {
 			continue
 		}
 		out[w.Name] = map[string][]string{}
+		if w.Set != "" && out[w.Set] == nil {
+			out[w.Set] = map[string][]string{} // also if it is in no network
+		}
 		for _, a := range w.Networks {
 			add(w.Name, a.Network, w.Name)
 		}
@@ -52,7 +55,7 @@ func (s *source) backends(d *Deployment) {
 		in := map[string]int{} // the first entry that needs a network
 		for pi := range w.Publish {
 			p := &w.Publish[pi]
-			at := fmt.Sprintf("/workloads/%d/publish/%d", wi, pi)
+			at := fmt.Sprintf("/workloads/%d/publish/%d", d.Workloads[wi].entry, pi)
 			switch {
 			case p.Join && !slices.ContainsFunc(d.Networks, func(n Network) bool { return n.Name == p.Network }):
 				s.add(s.placeOf(at+"/join"), fmt.Sprintf("no network %q is in this deployment", p.Network), suggestNetwork(p.Network, d.Networks))
@@ -81,13 +84,13 @@ func (s *source) backend(d *Deployment, known homes, p *Publish, pointer string)
 	where := s.placeOf(pointer)
 	networks, found := known[name]
 	line := func() int {
-		i := slices.IndexFunc(d.Workloads, func(w Workload) bool { return w.Name == name })
+		i := slices.IndexFunc(d.Workloads, func(w Workload) bool { return w.Name == name || w.Set == name })
 		if i < 0 { // an alias: of the first that has it
 			i = slices.IndexFunc(d.Workloads, func(w Workload) bool {
 				return slices.ContainsFunc(w.Networks, func(a Attachment) bool { return slices.Contains(a.Aliases, name) })
 			})
 		}
-		return s.lineOf(i)
+		return s.lineOf(d.Workloads[i].entry)
 	}
 	switch {
 	case !found && slices.ContainsFunc(d.Workloads, func(w Workload) bool { return w.Name == name }):

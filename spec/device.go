@@ -40,7 +40,7 @@ func meet(d *Deployment, devices []device) {
 	for wi, w := range d.Workloads {
 		clash := func(name, pointer string) {
 			if slices.ContainsFunc(devices, func(dev device) bool { return dev.Name == name }) {
-				s.add(s.placeOf(fmt.Sprintf("/workloads/%d%s", wi, pointer)), fmt.Sprintf("%q is the name of a person's device in this deployment", name), "choose another name")
+				s.add(s.placeOf(fmt.Sprintf("/workloads/%d%s", d.Workloads[wi].entry, pointer)), fmt.Sprintf("%q is the name of a person's device in this deployment", name), "choose another name")
 			}
 		}
 		clash(w.Name, "/name")
@@ -99,9 +99,9 @@ func (p *placement) enter(d *Deployment, named bool, devices []device, old stand
 			if !e.Join || named != (e.Entry != "") {
 				continue
 			}
-			at, where := -1, d.source.placeOf(fmt.Sprintf("/workloads/%d/publish/%d/join", wi, pi))
+			at, where := -1, d.source.placeOf(fmt.Sprintf("/workloads/%d/publish/%d/join", d.Workloads[wi].entry, pi))
 			if named {
-				where = d.source.placeOf(fmt.Sprintf("/workloads/%d/publish/%d/entry", wi, pi))
+				where = d.source.placeOf(fmt.Sprintf("/workloads/%d/publish/%d/entry", d.Workloads[wi].entry, pi))
 				var err error
 				if at, err = p.named(e.Entry); err != nil {
 					d.source.add(where, err.Error(), problem.Fix(err))

@@ -22,14 +22,14 @@ func fullNames(d *Deployment, facts Facts) [][]string {
 			if p.Host == "" {
 				continue
 			}
-			where := s.placeOf(fmt.Sprintf("/workloads/%d/publish/%d/host", wi, pi))
+			where := s.placeOf(fmt.Sprintf("/workloads/%d/publish/%d/host", d.Workloads[wi].entry, pi))
 			full, message, fix := fullName(p.Host, facts)
 			if message != "" {
 				s.add(where, message, fix)
 				continue
 			}
 			if j, twice := first[full]; twice {
-				s.add(where, fmt.Sprintf("%s is published twice, first in line %d", full, s.placeOf(fmt.Sprintf("/workloads/%d/publish/%d/host", wi, j)).line),
+				s.add(where, fmt.Sprintf("%s is published twice, first in line %d", full, s.placeOf(fmt.Sprintf("/workloads/%d/publish/%d/host", d.Workloads[wi].entry, j)).line),
 					"remove one of the two; several workloads behind one name share an alias")
 				continue
 			}
@@ -89,7 +89,7 @@ func fullName(host string, facts Facts) (full, message, fix string) {
 func (p *placement) publish(d *Deployment, wi, before int) bool {
 	w := d.Workloads[wi]
 	wrong := func(m misfit) bool {
-		d.source.add(d.source.placeOf(fmt.Sprintf("/workloads/%d%s", wi, m.pointer)), m.message, m.fix)
+		d.source.add(d.source.placeOf(fmt.Sprintf("/workloads/%d%s", d.Workloads[wi].entry, m.pointer)), m.message, m.fix)
 		return false
 	}
 	settle := func(at int, o offer) bool {

@@ -224,6 +224,8 @@ func (s *source) peers(d *Deployment) {
 				for ri := range a.Allow {
 					s.from(d, names, members, wi, ai, ri)
 				}
+				// A rule without names is for everyone: what is for nobody must not stay.
+				a.Allow = slices.DeleteFunc(a.Allow, func(r Rule) bool { return r.nobody })
 			}
 		}
 	}
@@ -237,11 +239,11 @@ func (s *source) aliases(d *Deployment, wi, ai int, names map[string]int) {
 		if !taken {
 			continue
 		}
-		where := s.placeOf(fmt.Sprintf("/workloads/%d/networks/%d/aliases/%d", wi, ai, i))
+		where := s.placeOf(fmt.Sprintf("/workloads/%d/networks/%d/aliases/%d", d.Workloads[wi].entry, ai, i))
 		if other == wi {
 			s.add(where, fmt.Sprintf("%q is this workload's own name", alias), "remove it: the name is known without an alias")
 		} else {
-			s.add(where, fmt.Sprintf("the alias %q is the name of the workload in line %d", alias, s.placeOf(fmt.Sprintf("/workloads/%d/name", other)).line),
+			s.add(where, fmt.Sprintf("the alias %q is the name of the workload in line %d", alias, s.placeOf(fmt.Sprintf("/workloads/%d/name", d.Workloads[other].entry)).line),
 				"choose another alias; replicas share one that is nobody's name")
 		}
 	}
@@ -254,10 +256,13 @@ func (s *source) from(d *Deployment, names map[string]int, members map[string][]
 	a := &w.Networks[ai]
 	meant := map[string]bool{}
 	for k, name := range a.Allow[ri].From {
-		where := s.placeOf(fmt.Sprintf("/workloads/%d/networks/%d/allow/%d/from/%d", wi, ai, ri, k))
+		where := s.placeOf(fmt.Sprintf("/workloads/%d/networks/%d/allow/%d/from/%d", d.Workloads[wi].entry, ai, ri, k))
 		found := members[name]
 		other, exists := names[name]
 		switch {
+		case len(found) == 1 && found[0] == w.Name && name == w.Set:
+			// The only replica of its set, which reaches its own ports anyway. With more of
+			// them the rule lets the others in.
 		case len(found) == 1 && found[0] == w.Name:
 			s.add(where, fmt.Sprintf("%q is this workload itself, which reaches its own ports anyway", name), "name another workload, or leave from out for everyone in the network")
 		case len(found) > 0:
@@ -270,7 +275,7 @@ func (s *source) from(d *Deployment, names map[string]int, members map[string][]
 			s.add(where, fmt.Sprintf("%q is a gateway, which reaches what it publishes and nothing else", name), "leave it out here: what it publishes needs no rule")
 		case exists:
 			s.add(where, fmt.Sprintf("the workload %q is not in the network %q: this rule would let nobody in", name, a.Network),
-				fmt.Sprintf("add %s to the networks of the workload in line %d", a.Network, s.placeOf(fmt.Sprintf("/workloads/%d/name", other)).line))
+				fmt.Sprintf("add %s to the networks of the workload in line %d", a.Network, s.placeOf(fmt.Sprintf("/workloads/%d/name", d.Workloads[other].entry)).line))
 		default:
 			known := make([]string, 0, len(members))
 			for m := range members {
@@ -293,5 +298,6 @@ func (s *source) from(d *Deployment, names map[string]int, members map[string][]
 	}
 	if len(a.Allow[ri].From) > 0 {
 		a.Allow[ri].From = slices.Sorted(maps.Keys(meant))
+		a.Allow[ri].nobody = len(meant) == 0
 	}
 }

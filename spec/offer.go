@@ -155,7 +155,7 @@ func (p *placement) offer(d *Deployment, wi, at int) (offer, *misfit) {
 			o.ports[i] = 443
 			if other := p.taken(claim{at, "", p.market.hosts[wi][i], PublicPort{}}, o.addresses); other >= 0 {
 				return o, &misfit{fmt.Sprintf("/publish/%d/host", i),
-					fmt.Sprintf("%s is published at %s already, by the gateway in line %d", p.market.hosts[wi][i], o.addresses[0], d.source.lineOf(other)),
+					fmt.Sprintf("%s is published at %s already, by the gateway in line %d", p.market.hosts[wi][i], o.addresses[0], d.source.lineOf(d.Workloads[other].entry)),
 					"publish it once there; a second gateway for it goes on another node"}
 			}
 			continue
@@ -222,7 +222,7 @@ func (p *placement) addresses(d *Deployment, wi, at int) (offer, *misfit) {
 	case slices.Contains(shared, w.Address):
 		return offer{addresses: []string{w.Address}}, nil
 	case other >= 0:
-		return offer{}, &misfit{"/address", fmt.Sprintf("%s is the address of the gateway in line %d", w.Address, d.source.lineOf(other)), "publish all of it by one gateway, or write address: own for one that is free"}
+		return offer{}, &misfit{"/address", fmt.Sprintf("%s is the address of the gateway in line %d", w.Address, d.source.lineOf(d.Workloads[other].entry)), "publish all of it by one gateway, or write address: own for one that is free"}
 	}
 	return offer{addresses: []string{w.Address}, leased: true}, nil
 }
@@ -277,7 +277,7 @@ func (p *placement) port(d *Deployment, wi, at int, public PublicPort, o offer) 
 		other = keeper
 	}
 	if other >= 0 {
-		return &misfit{message: fmt.Sprintf("%s is published at %s already, by the gateway in line %d", public, o.addresses[0], d.source.lineOf(other)),
+		return &misfit{message: fmt.Sprintf("%s is published at %s already, by the gateway in line %d", public, o.addresses[0], d.source.lineOf(d.Workloads[other].entry)),
 			fix: "choose another port, or place one of the two gateways on another node"}
 	}
 	if o.leased {

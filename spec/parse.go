@@ -5,11 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/santhosh-tekuri/jsonschema/v6/kind"
@@ -90,6 +90,12 @@ func (s *source) explain(v *jsonschema.ValidationError) {
 			want[i] = fmt.Sprint(w)
 		}
 		fix := "write one of: " + strings.Join(want, ", ")
+		if advice := map[string]string{"restart no": "never", "restart unless-stopped": "always", "restart on_failure": "on-failure", "isolation container": "namespace", "isolation none": "namespace", "isolation vm": "microvm", "isolation kata": "microvm", "isolation runc": "namespace",
+			"strategy recreate": "replace", "strategy Recreate": "replace", "strategy RollingUpdate": "rolling", "onFailure rollback": "return", "onFailure pause": "keep", "onFailure continue": "keep", "exec all": "members", "exec true": "members", "boot uefi": "disk", "boot bios": "disk", "boot efi": "disk", "signal TERM": "SIGTERM", "signal INT": "SIGINT", "signal HUP": "SIGHUP", "signal QUIT": "SIGQUIT", "signal KILL": "SIGKILL"}[field+" "+fmt.Sprint(k.Got)]; advice != "" {
+			fix = fmt.Sprintf("did you mean %q?", advice)
+			s.add(where, fmt.Sprintf("%s can't be %q", field, fmt.Sprint(k.Got)), fix)
+			return
+		}
 		if near := Nearest(fmt.Sprint(k.Got), want); len(near) > 0 {
 			fix = fmt.Sprintf("did you mean %q?", near[0])
 		}
@@ -134,7 +140,20 @@ func explainKey(name, schemaURL string) (message, fix string) {
 		fix = `did you mean "allow"?`
 	}
 	const container, gateway = "#/definitions/container", "#/definitions/gateway"
+	_, where, _ := strings.Cut(schemaURL, "#")
+	where = strings.TrimPrefix(where, "/definitions/")
+	if advice := habit(strings.TrimSuffix(where, "/"), name); advice != "" {
+		return message, advice
+	}
+	if strings.HasSuffix(where, "/access") { // its properties are in their own place of a workload
+		if class := map[string]string{"console": "a container has no console of its own: let members exec", "exec": "nothing inside a machine runs programs for its node: let members use its console, or log in over the network",
+			"files": "nothing inside a machine copies files for its node: copy them over the network"}[name]; class != "" {
+			return message, class
+		}
+	}
 	switch {
+	case strings.HasSuffix(schemaURL, "#/definitions/vm") && slices.Contains(propertiesOf(gateway), name):
+		return fmt.Sprintf("a machine has no %q", name), "publish it by a workload of kind gateway"
 	case strings.HasSuffix(schemaURL, container) && slices.Contains(propertiesOf(gateway), name):
 		return fmt.Sprintf("a container has no %q", name), "publish it by a workload of kind gateway"
 	case strings.HasSuffix(schemaURL, gateway) && name == "networks":
@@ -161,7 +180,7 @@ func fieldOf(location []string) string {
 	list := location[len(location)-2]
 	one := map[string]string{
 		"workloads": "workload", "networks": "network", "aliases": "alias", "allow": "rule", "from": "name in from", "command": "argument",
-		"publish": "entry of publish",
+		"publish": "entry of publish", "disks": "disk", "files": "file", "secrets": "secret", "keys": "SSH key", "depends_on": "name in depends_on", "exec": "argument",
 	}[list]
 	if one == "" {
 		return list
@@ -210,6 +229,24 @@ func explainPattern(field, got string) (message, fix string) {
 		return fmt.Sprintf("%q names no image", got), "write publisher/name:tag or the 64 hex digits of a flist"
 	case "user":
 		return fmt.Sprintf("user %q is not numeric", got), `write "1000" or "1000:1000"`
+	case "interval", "timeout", "start", "deadline", "grace":
+		return fmt.Sprintf("%s %q is no time", field, got), suggestDuration(got)
+	case "http":
+		return fmt.Sprintf("%q is no port and path", got), suggestHTTP(got)
+	case "mode":
+		return fmt.Sprintf("mode %q is no permissions", got), `write them in octal and in quotes, like "0644"`
+	case "from":
+		return fmt.Sprintf("%q is no place to read a secret from", got), suggestFrom(got)
+	case "env":
+		return fmt.Sprintf("%q is no name for an environment variable", got), "use letters, digits and _"
+	case "path":
+		return fmt.Sprintf("path %q is not absolute", got), "start it with /"
+	case "serial":
+		return fmt.Sprintf("%q can't be a serial", got), "use 1 to 20 of a-z, 0-9 and -"
+	case "SSH key":
+		return "this SSH key is not one line of printing ASCII", "write what stands in the .pub file"
+	case "size":
+		return fmt.Sprintf("%s %q is no size", field, got), suggestQuantity(got)
 	case "workdir":
 		return fmt.Sprintf("workdir %q is not an absolute path", got), "start it with /"
 	default:
@@ -267,12 +304,85 @@ func suggestBandwidth(got string) string {
 	return "write a whole number with kbit, Mbit or Gbit, like 100Mbit"
 }
 
+// suggestDuration guesses what a time written as elsewhere was meant to be.
+func suggestDuration(got string) string {
+	words := strings.ToLower(strings.ReplaceAll(got, " ", ""))
+	for _, unit := range [][2]string{{"milliseconds", "ms"}, {"millis", "ms"}, {"seconds", "s"}, {"second", "s"}, {"secs", "s"}, {"sec", "s"}, {"minutes", "m"}, {"minute", "m"}, {"mins", "m"}, {"min", "m"}, {"hours", "h"}, {"hour", "h"}} {
+		if n, ok := strings.CutSuffix(words, unit[0]); ok {
+			words = n + unit[1]
+			break
+		}
+	}
+	if n, ok := strings.CutSuffix(words, "d"); ok {
+		if days, err := strconv.ParseUint(n, 10, 16); err == nil {
+			words = fmt.Sprintf("%dh", days*24)
+		}
+	}
+	if _, err := strconv.ParseUint(words, 10, 32); err == nil {
+		words += "s"
+	}
+	if d, err := time.ParseDuration(words); err == nil && d >= 0 && words != got {
+		return fmt.Sprintf("did you mean %q?", words)
+	}
+	return "write whole numbers with ms, s, m or h, like 10s or 1m30s"
+}
+
+// suggestHTTP guesses which port and path were meant.
+func suggestHTTP(got string) string {
+	for _, p := range []string{"http://", "https://"} {
+		got = strings.TrimPrefix(got, p)
+	}
+	host, rest, _ := strings.Cut(got, "/")
+	if _, port, ok := strings.Cut(host, ":"); ok {
+		if _, err := strconv.ParseUint(port, 10, 16); err == nil {
+			return fmt.Sprintf("did you mean %q? It is asked inside the workload", strings.TrimSuffix(port+"/"+rest, "/"))
+		}
+	}
+	return `write the port and the path, like "8080/healthz"`
+}
+
+// suggestFrom guesses where a secret was meant to come from.
+func suggestFrom(got string) string {
+	name := strings.Trim(strings.TrimPrefix(got, "$"), "{}")
+	if got != name && name != "" && !strings.ContainsAny(name, "/. ") {
+		return fmt.Sprintf("did you mean %q?", "env:"+name)
+	}
+	if strings.ContainsAny(got, "/.") && !strings.Contains(got, ":") {
+		return fmt.Sprintf("did you mean %q?", "file:"+got)
+	}
+	return "write env:NAME, or file:PATH; a value in a spec is no secret"
+}
+
 func explainType(field string, k *kind.Type) string {
 	switch {
-	case field == "memory" || field == "disk":
+	case field == "memory" || field == "disk" || field == "size":
 		return "write a whole number with KiB, MiB, GiB or TiB, like 64MiB"
 	case field == "ports" && k.Got == "array":
 		return "write an entry of allow for each, like - ports: 80/tcp"
+	case (field == "interval" || field == "timeout" || field == "start" || field == "deadline" || field == "grace") && k.Got == "number":
+		return "write it with its unit, like 10s"
+	case field == "http" && k.Got == "number":
+		return `put it in quotes: "8080", or with a path "8080/healthz"`
+	case field == "tcp":
+		return "write the port alone, like 5432"
+	case field == "exec" && k.Got == "string":
+		return `write a list: ["/bin/check", "argument"]`
+	case field == "mode":
+		return `put it in quotes, like "0644"`
+	case field == "depends_on":
+		return "write a list of names: depends_on: [db]; it waits until they are ready"
+	case field == "restart" && k.Got == "boolean":
+		return `write never, on-failure or always`
+	case field == "env" && k.Got == "array":
+		return "write a mapping: {NAME: value}"
+	case field == "health":
+		return `write a mapping: {http: "8080/healthz"}, {tcp: 5432} or {exec: ["/bin/check"]}`
+	case field == "update":
+		return "write a mapping: {strategy: rolling}"
+	case field == "stop":
+		return "write a mapping: {signal: SIGTERM, grace: 10s}"
+	case field == "file" || field == "secret":
+		return "write a mapping with its keys, like {" + map[string]string{"file": "path: /etc/app.conf, from: app.conf", "secret": "name: password, env: PASSWORD, from: \"env:PASSWORD\""}[field] + "}"
 	case field == "port":
 		return "write a port with its protocol, like 5432/tcp; or tcp or udp for one that is free"
 	case field == "to":
@@ -297,7 +407,7 @@ func explainType(field string, k *kind.Type) string {
 // can't say.
 func (s *source) deployment() *Deployment {
 	root := s.value.(map[string]any)
-	d := &Deployment{Name: text(root["name"]), Group: text(root["group"])}
+	d := &Deployment{Name: text(root["name"]), Group: text(root["group"]), Update: s.update(root)}
 	d.Networks = s.networks(root)
 	first := map[string]int{}
 	for i, item := range root["workloads"].([]any) {
@@ -307,59 +417,18 @@ func (s *source) deployment() *Deployment {
 				fmt.Sprintf("the name %q is taken by the workload in line %d", w.Name, s.placeOf(fmt.Sprintf("/workloads/%d/name", j)).line),
 				"give each workload a name of its own")
 		}
-		first[w.Name] = i
+		first[w.Name], w.entry = i, i
 		d.Workloads = append(d.Workloads, w)
 	}
 	if len(s.mistakes) == 0 { // else it would name what follows from them
+		s.order(d)
+		s.replicas(d)
+	}
+	if len(s.mistakes) == 0 {
 		s.backends(d)
 		s.peers(d)
 	}
 	return d
-}
-
-func (s *source) workload(m map[string]any, pointer string, networks []Network) Workload {
-	if m["kind"] == plan.KindGateway {
-		return s.gateway(m, pointer)
-	}
-	w := Workload{
-		Name: text(m["name"]), Kind: text(m["kind"]), Image: text(m["image"]), Node: text(m["node"]),
-		WorkDir: text(m["workdir"]), User: text(m["user"]), Restart: text(m["restart"]),
-		CPU: DefaultCPU, Memory: DefaultMemory, Disk: DefaultDisk, PIDs: DefaultPIDs,
-	}
-	if w.Restart == "" {
-		w.Restart = DefaultRestart
-	}
-	w.Setuid, _ = m["setuid"].(bool)
-	if list, ok := m["command"].([]any); ok {
-		for _, a := range list {
-			w.Command = append(w.Command, text(a))
-		}
-	}
-	if env, ok := m["env"].(map[string]any); ok {
-		w.Env = make(map[string]string, len(env))
-		for k, v := range env {
-			w.Env[k] = text(v)
-		}
-	}
-	res, _ := m["resources"].(map[string]any)
-	if v, ok := res["cpu"]; ok {
-		milli := number(v) * 1000
-		w.CPU = uint64(math.Round(milli))
-		if math.Abs(milli-math.Round(milli)) > 1e-6 {
-			s.add(s.placeOf(pointer+"/resources/cpu"), "cpu has more than three decimals", "round it to thousandths of a core")
-		}
-	}
-	if v, ok := res["memory"]; ok {
-		w.Memory = quantity(text(v))
-	}
-	if v, ok := res["disk"]; ok {
-		w.Disk = quantity(text(v))
-	}
-	if v, ok := res["pids"]; ok {
-		w.PIDs = uint64(number(v))
-	}
-	w.Networks = s.attachments(m, pointer, networks)
-	return w
 }
 
 func text(v any) string {

@@ -15,6 +15,7 @@ import (
 // nodes.
 type placement struct {
 	at      []int               // of each workload
+	guarded []bool              // of each workload: it stands in a micro-VM, and stays in one
 	exits   []int               // of each network, -1: none
 	routers []map[int]bool      // of each network: the nodes that carry it
 	free    []contract.Capacity // of each node, what is left
@@ -33,12 +34,12 @@ type placement struct {
 func settle(d *Deployment, facts Facts, old standing, devices []device, hosts [][]string) *placement {
 	s, nodes := d.source, facts.Nodes
 	p := &placement{
-		at: make([]int, len(d.Workloads)), exits: make([]int, len(d.Networks)), routers: make([]map[int]bool, len(d.Networks)),
+		at: make([]int, len(d.Workloads)), guarded: make([]bool, len(d.Workloads)), exits: make([]int, len(d.Networks)), routers: make([]map[int]bool, len(d.Networks)),
 		free: make([]contract.Capacity, len(nodes)), nodes: nodes, indexOf: map[string]int{},
 		market: newMarket(d, hosts, nodes, old), offers: make([]offer, len(d.Workloads)), entries: map[[2]int]int{}, holder: facts.holder,
 	}
-	for i := range p.at {
-		p.at[i] = -1
+	for i, w := range d.Workloads {
+		p.at[i], p.guarded[i] = -1, w.Isolation == IsolationAny && old.isolation[w.Name] == plan.IsolationMicroVM
 	}
 	for i, n := range nodes {
 		p.free[i] = contract.Capacity{CPU: n.Free.CPU + n.Own.CPU, Memory: n.Free.Memory + n.Own.Memory, Disk: n.Free.Disk + n.Own.Disk}
@@ -69,16 +70,22 @@ func settle(d *Deployment, facts Facts, old standing, devices []device, hosts []
 		for _, i := range byName(d.Workloads, func(w Workload) string { return w.Name }) {
 			w := d.Workloads[i]
 			before := slices.IndexFunc(nodes, func(n Node) bool { return n.Slot == old.slots[w.Name] })
-			if settled != (w.Node != "" || before >= 0) {
-				continue
-			}
 			if w.Kind == plan.KindGateway {
-				p.publish(d, i, before)
+				if settled == (w.Node != "" || before >= 0) {
+					p.publish(d, i, before)
+				}
 				continue
 			}
-			at, err := p.choose(w, before)
+			// One that can't stay where it stands is as good as new.
+			if settled && w.Node == "" && (before < 0 || p.fits(d, i, before) != fitting) {
+				continue
+			}
+			if !settled && (w.Node != "" || p.at[i] >= 0) {
+				continue
+			}
+			at, err := p.choose(d, i, before)
 			if err != nil {
-				where := fmt.Sprintf("/workloads/%d", i)
+				where := fmt.Sprintf("/workloads/%d", d.Workloads[i].entry)
 				if w.Node != "" {
 					where += "/node"
 				}
@@ -103,10 +110,10 @@ func byName[T any](list []T, name func(T) string) []int {
 	return out
 }
 
-// need is what w takes of a node: its own, and a router for each of its
-// networks that the node doesn't carry yet.
+// need is what w takes of a node: its own, what its machine takes besides, and a
+// router for each of its networks that the node doesn't carry yet.
 func (p *placement) need(w Workload, at int) contract.Capacity {
-	c := contract.Capacity{CPU: w.CPU, Memory: w.Memory, Disk: w.Disk}
+	c := contract.Capacity{CPU: w.CPU, Memory: w.Memory + plan.Overhead(w.Kind, p.class(w, at)), Disk: w.Disk}
 	router := capacity(plan.RouterResources())
 	for _, a := range w.Networks {
 		if !p.routers[p.indexOf[a.Network]][at] {
@@ -123,43 +130,6 @@ func (p *placement) take(at int, c contract.Capacity, networks []Attachment) {
 	for _, a := range networks {
 		p.routers[p.indexOf[a.Network]][at] = true
 	}
-}
-
-// choose picks the node for w: the named one, or the one where it stands, or
-// the one with most free memory that has room, ties broken by id.
-func (p *placement) choose(w Workload, before int) (int, error) {
-	if len(p.nodes) == 0 {
-		return 0, noNode()
-	}
-	if w.Node != "" {
-		at, err := p.named(w.Node)
-		if err != nil {
-			return 0, err
-		}
-		if need := p.need(w, at); !need.Within(p.free[at]) {
-			return 0, problem.New("capacity-exceeded", "node %s has %s free, this workload wants %s", p.nodes[at].Name, describe(p.free[at]), describe(need)).
-				WithFix("lower its resources or name another node")
-		}
-		return at, nil
-	}
-	if before >= 0 && p.need(w, before).Within(p.free[before]) {
-		return before, nil
-	}
-	best := -1
-	for i, n := range p.nodes {
-		if !p.need(w, i).Within(p.free[i]) {
-			continue
-		}
-		if best < 0 || p.free[i].Memory > p.free[best].Memory ||
-			p.free[i].Memory == p.free[best].Memory && n.Slot.String() < p.nodes[best].Slot.String() {
-			best = i
-		}
-	}
-	if best < 0 {
-		return 0, problem.New("capacity-exceeded", "no node has %s free", describe(contract.Capacity{CPU: w.CPU, Memory: w.Memory, Disk: w.Disk})).
-			WithFix("lower its resources, or cancel a contract")
-	}
-	return best, nil
 }
 
 // named finds the node that a spec names, by name or by the start of its id.
@@ -201,16 +171,20 @@ func describe(c contract.Capacity) string {
 
 // standing is what a deployment has now, for its next version to keep.
 type standing struct {
-	slots    map[string]canon.Hash        // of containers and gateways by name
-	networks map[string]plan.Network      // by name
-	attached map[string][]plan.Attachment // of all workloads by name
-	gateways map[string]plan.Gateway      // by name
-	devices  []device                     // by name
+	slots map[string]canon.Hash // of containers, machines and gateways by name
+	// isolation is the class of containers, and secrets those of containers and
+	// machines, by name.
+	isolation map[string]string
+	secrets   map[string][]plan.Secret
+	networks  map[string]plan.Network      // by name
+	attached  map[string][]plan.Attachment // of all workloads by name
+	gateways  map[string]plan.Gateway      // by name
+	devices   []device                     // by name
 }
 
 // readStanding reads a plan that the ledger has judged; nil gives nothing.
 func readStanding(p *plan.Plan) standing {
-	out := standing{slots: map[string]canon.Hash{}, networks: map[string]plan.Network{}, attached: map[string][]plan.Attachment{}, gateways: map[string]plan.Gateway{}}
+	out := standing{slots: map[string]canon.Hash{}, isolation: map[string]string{}, secrets: map[string][]plan.Secret{}, networks: map[string]plan.Network{}, attached: map[string][]plan.Attachment{}, gateways: map[string]plan.Gateway{}}
 	if p == nil {
 		return out
 	}
@@ -222,7 +196,12 @@ func readStanding(p *plan.Plan) standing {
 		case plan.KindContainer:
 			out.slots[w.Name] = w.Slot
 			if c, err := plan.DecodeContainer(w.Config); err == nil {
-				out.attached[w.Name] = c.Networks
+				out.attached[w.Name], out.isolation[w.Name], out.secrets[w.Name] = c.Networks, c.Isolation, c.Secrets
+			}
+		case plan.KindVM:
+			out.slots[w.Name] = w.Slot
+			if m, err := plan.DecodeVM(w.Config); err == nil {
+				out.attached[w.Name], out.secrets[w.Name] = m.Networks, m.Secrets
 			}
 		case plan.KindGateway:
 			out.slots[w.Name] = w.Slot

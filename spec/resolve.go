@@ -17,6 +17,7 @@ import (
 
 // Facts is everything that planning depends on besides the spec.
 type Facts struct {
+	Grid  canon.Hash // id of the grid
 	Group canon.Hash // id of the deployment's group
 	Nodes []Node     // nodes whose farm admitted the group
 	// Standing is the plan of this deployment that runs now, or nil. What stays
@@ -37,13 +38,28 @@ type Facts struct {
 	// Image resolves publisher/name:tag or a digest. Its error should be a
 	// problem.Error; its advice is shown under the image's line.
 	Image func(ctx context.Context, ref string) (Image, error)
+	// File reads a file that a spec names, beside the spec file or below its folder;
+	// one byte more than limit says that it is larger. Nil: files can't be read.
+	File func(name string, limit int) ([]byte, error)
+	// Value reads a secret from where a spec says, "env:NAME" or "file:PATH"; false
+	// says that nothing is there. Nil: nothing is.
+	Value func(from string) ([]byte, bool, error)
 }
 
 // Node is a slot that a workload can be placed on.
 type Node struct {
 	Slot canon.Hash
 	Name string
-	Free contract.Capacity // capacity less what approved contracts use
+	Farm canon.Hash
+	// Epoch and SealingKey are of the keys that are bound to the slot now: secrets
+	// are sealed to them.
+	Epoch      uint64
+	SealingKey []byte
+	// Isolation is the classes that the node says it runs; nil: it has not said. Lacks
+	// is its word on why one is missing.
+	Isolation []string
+	Lacks     string
+	Free      contract.Capacity // capacity less what approved contracts use
 	// Own is what this deployment's standing version uses there: an update
 	// gives it back.
 	Own contract.Capacity
@@ -91,10 +107,11 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // by decisions of their own. Only those of a network that is gone leave with it.
 func Resolve(ctx context.Context, d *Deployment, facts Facts) (plan.Plan, error) {
 	s := d.source
-	containers, err := images(ctx, d, facts)
+	made, err := images(ctx, d, facts)
 	if err != nil {
 		return plan.Plan{}, err
 	}
+	in := readInputs(d, facts)
 	old := readStanding(facts.Standing)
 	devices := old.remaining(d)
 	meet(d, devices)
@@ -107,22 +124,35 @@ func Resolve(ctx context.Context, d *Deployment, facts Facts) (plan.Plan, error)
 	if err := s.drain(); err != nil {
 		return plan.Plan{}, err
 	}
-	p := plan.Plan{V: plan.Version, Group: facts.Group, Name: d.Name, Update: plan.DefaultUpdate(), Networks: nets.networks, Workloads: nets.routers}
+	p := plan.Plan{V: plan.Version, Group: facts.Group, Name: d.Name, Update: d.Update, Networks: nets.networks, Workloads: nets.routers}
 	for i, w := range d.Workloads {
+		at := placed.at[i]
+		class := placed.class(w, at)
+		secrets := in.seal(d, i, facts, facts.Nodes[at], old)
 		var config any
-		if containers[i].Networks = nets.attachments[i]; w.Kind == plan.KindGateway {
+		switch w.Kind {
+		case plan.KindGateway:
 			config = placed.config(d, i, nets.attachments[i])
-		} else {
-			config = containers[i]
+		case plan.KindVM:
+			m := made[i].vm
+			m.Networks, m.Secrets, m.UserData = nets.attachments[i], secrets, in.userData(w)
+			config = m
+		default:
+			c := made[i].container
+			c.Networks, c.Secrets, c.Files, c.Isolation = nets.attachments[i], secrets, in.files(w), class
+			config = c
 		}
 		encoded, err := canon.Marshal(config)
 		if err != nil {
 			return plan.Plan{}, fmt.Errorf("encode workload %s: %w", w.Name, err)
 		}
 		p.Workloads = append(p.Workloads, plan.Workload{
-			Name: w.Name, Kind: w.Kind, Slot: facts.Nodes[placed.at[i]].Slot, Config: encoded,
-			Resources: plan.Resources{CPU: w.CPU, Memory: w.Memory, Disk: w.Disk, PIDs: w.PIDs},
+			Name: w.Name, Kind: w.Kind, Slot: facts.Nodes[at].Slot, Set: w.Set, After: w.After, Config: encoded,
+			Resources: plan.Resources{CPU: w.CPU, Memory: w.Memory + plan.Overhead(w.Kind, class), Disk: w.Disk, PIDs: w.PIDs},
 		})
+	}
+	if err := s.drain(); err != nil { // of secrets
+		return plan.Plan{}, err
 	}
 	for i, dev := range devices {
 		dev.Device.Network = nets.devices[i]
@@ -139,16 +169,26 @@ func Resolve(ctx context.Context, d *Deployment, facts Facts) (plan.Plan, error)
 	return p, nil
 }
 
-// images resolves the images and makes the containers, in the order of the
-// workloads. What can't be had is a mistake.
-func images(ctx context.Context, d *Deployment, facts Facts) ([]plan.Container, error) {
+// program is what a workload runs, as far as spec and image say.
+type program struct {
+	container plan.Container
+	vm        plan.VM
+}
+
+// images resolves the images and makes the containers and machines, in the order of
+// the workloads. What can't be had is a mistake.
+func images(ctx context.Context, d *Deployment, facts Facts) ([]program, error) {
 	s := d.source
-	out := make([]plan.Container, len(d.Workloads))
+	out := make([]program, len(d.Workloads))
 	for i, w := range d.Workloads {
-		if w.Kind != plan.KindContainer {
+		if !plan.Runs(w.Kind) {
 			continue
 		}
-		pointer := fmt.Sprintf("/workloads/%d", i)
+		if i > 0 && w.Set != "" && w.Set == d.Workloads[i-1].Set { // replicas stand together
+			out[i] = out[i-1]
+			continue
+		}
+		pointer := fmt.Sprintf("/workloads/%d", w.entry)
 		image, err := facts.Image(ctx, w.Image)
 		if err != nil {
 			if problem.Code(err) == "" || ctx.Err() != nil {
@@ -158,7 +198,9 @@ func images(ctx context.Context, d *Deployment, facts Facts) ([]plan.Container, 
 			s.add(s.placeOf(pointer+"/image"), err.Error(), problem.Fix(err))
 			continue
 		}
-		if out[i], err = container(w, image); err != nil {
+		if w.Kind == plan.KindVM {
+			out[i].vm = plan.VM{V: plan.Version, Flist: image.Flist, Size: image.Size, Boot: w.Boot, Cmdline: w.Cmdline, Disks: w.Disks, Keys: w.Keys, Life: w.Life}
+		} else if out[i].container, err = container(w, image); err != nil {
 			s.add(s.placeOf(pointer), err.Error(), problem.Fix(err))
 		}
 	}
@@ -167,8 +209,7 @@ func images(ctx context.Context, d *Deployment, facts Facts) ([]plan.Container, 
 
 // container merges what the spec says over what the image says.
 func container(w Workload, image Image) (plan.Container, error) {
-	c := plan.Container{V: plan.Version, Flist: image.Flist, Size: image.Size, WorkDir: "/", NoNewPrivs: !w.Setuid, Isolation: plan.IsolationNamespace, Life: plan.DefaultLife()}
-	c.Life.Restart = w.Restart
+	c := plan.Container{V: plan.Version, Flist: image.Flist, Size: image.Size, WorkDir: "/", NoNewPrivs: !w.Setuid && !w.Privileged, Privileged: w.Privileged, Life: w.Life}
 	c.Args = w.Command
 	if len(c.Args) == 0 {
 		c.Args = append(append([]string{}, image.Config.Entrypoint...), image.Config.Cmd...)

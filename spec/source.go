@@ -3,6 +3,7 @@ package spec
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 
@@ -192,7 +193,14 @@ func (s *source) err() error {
 		a, b := s.mistakes[i], s.mistakes[j]
 		return a.Line < b.Line || a.Line == b.Line && a.Column < b.Column
 	})
-	return &Error{File: s.file, Mistakes: s.mistakes, lines: s.lines}
+	// What is wrong with an entry is wrong with each of its replicas.
+	seen := map[Mistake]bool{}
+	once := slices.DeleteFunc(slices.Clone(s.mistakes), func(m Mistake) bool {
+		again := seen[m]
+		seen[m] = true
+		return again
+	})
+	return &Error{File: s.file, Mistakes: once, lines: s.lines}
 }
 
 // drain is err, and forgets the mistakes, so that a deployment can be resolved

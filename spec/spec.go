@@ -3,6 +3,8 @@ package spec
 import (
 	_ "embed"
 	"net/netip"
+
+	"github.com/zero-os/zos/spec/plan"
 )
 
 // APIVersion is the version of the format that this package reads.
@@ -18,10 +20,12 @@ var Schema []byte
 
 // Deployment is a parsed and valid spec file.
 type Deployment struct {
-	Name      string
-	Group     string
-	Networks  []Network
+	Name     string
+	Group    string
+	Networks []Network
+	// Workloads are what runs: of a set of replicas each one.
 	Workloads []Workload
+	Update    plan.Update
 	source    *source // positions, for errors of later steps
 	// strangers are names in rules that no workload of the spec has.
 	strangers []stranger
@@ -56,25 +60,45 @@ type Rule struct {
 	Protocol    string
 	First, Last uint16
 	From        []string // workloads, sorted, aliases replaced by who has them; empty: everyone
+	nobody      bool     // From is empty because nobody is meant
 }
 
-// Workload is one entry of a deployment's workloads, defaults filled in. A
-// gateway has Address and Publish; a container has all else.
+// Workload is one entry of a deployment's workloads, or one replica of it, defaults
+// filled in. A gateway has Address and Publish, a machine Boot to Keys, a container
+// Command to Files; the rest is of all that run programs.
 type Workload struct {
 	Name    string
-	Kind    string // plan.KindContainer or plan.KindGateway
+	Kind    string // plan.KindContainer, plan.KindVM or plan.KindGateway
+	entry   int    // of the spec's workloads, from 0
 	Image   string
 	Node    string            // empty: the planner picks
 	Command []string          // nil: the image's
 	Env     map[string]string // over the image's
 	WorkDir string            // empty: the image's
 	User    string            // empty: the image's
-	Restart string
 	Setuid  bool
-	CPU     uint64 // thousandths of a core
-	Memory  uint64 // bytes
-	Disk    uint64 // bytes
-	PIDs    uint64
+	// Isolation is one of the plan's classes, or IsolationAny.
+	Isolation  string
+	Privileged bool
+	Files      []File // sorted by path
+
+	Boot     string
+	Cmdline  string
+	Disks    []plan.Disk // sorted by serial
+	UserData string      // a file beside the spec, or the data itself if it has several lines
+	Keys     []string
+
+	Set      string // the entry's name if it has replicas; else empty
+	Replicas uint64 // 0: none was written
+	Spread   string // of replicas: SpreadNode, SpreadFarm or empty
+	After    []string
+	Life     plan.Life
+	Secrets  []Secret // sorted by name
+
+	CPU    uint64 // thousandths of a core
+	Memory uint64 // bytes that the program, or the machine, may use
+	Disk   uint64 // bytes, those of Disks included
+	PIDs   uint64
 	// Networks are the interfaces, in their order. Those of a gateway follow from
 	// what it publishes, sorted by name.
 	Networks []Attachment
@@ -106,11 +130,29 @@ type Publish struct {
 	Path     string   // of an http check
 }
 
-// Defaults of a workload that says nothing else.
+// IsolationAny leaves the class to the planner: plan.IsolationMicroVM wherever the
+// node can.
+const IsolationAny = "any"
+
+// What replicas can be spread over.
 const (
-	DefaultRestart = "always"
-	DefaultCPU     = 100
-	DefaultMemory  = 64 << 20
-	DefaultDisk    = 64 << 20
-	DefaultPIDs    = 64
+	SpreadNode = "node"
+	SpreadFarm = "farm"
+)
+
+// Defaults of a container that says nothing else.
+const (
+	DefaultCPU    = 100
+	DefaultMemory = 64 << 20
+	DefaultDisk   = 64 << 20
+	DefaultPIDs   = 64
+)
+
+// Defaults of a machine that says nothing else.
+const (
+	DefaultVMCPU    = 1000
+	DefaultVMMemory = 512 << 20
+	DefaultVMDisk   = 2 << 30
+	// vmPIDs bounds the processes on the node that make up a machine.
+	vmPIDs = 256
 )

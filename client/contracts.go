@@ -161,7 +161,9 @@ type Workload struct {
 	Contract   string     `json:"contract"` // group/deployment
 	ContractID canon.Hash `json:"contract_id"`
 	Version    uint64     `json:"version"`
+	Runs       uint64     `json:"runs"` // version that State is of: a former one while an update goes on, and when it has failed; 0: none
 	Name       string     `json:"workload"`
+	Set        string     `json:"set"` // of replicas; else empty
 	Kind       string     `json:"kind"`
 	Node       string     `json:"node"`
 	Slot       canon.Hash `json:"slot"`
@@ -169,6 +171,9 @@ type Workload struct {
 	Reason     string     `json:"reason"`
 	Detail     string     `json:"detail"`
 	ExitCode   int64      `json:"exit_code"`
+	Ready      bool       `json:"ready"`     // running and healthy, or exited with 0
+	Isolation  string     `json:"isolation"` // "microvm", "namespace", "vm"; of what has not started, the plan's
+	Restarts   uint64     `json:"restarts"`  // by the receipt: the node's own count may be ahead
 	Verity     bool       `json:"verity"`
 	Epoch      uint64     `json:"epoch"` // of the slot's key that signed the receipt; 0 without one
 	Time       uint64     `json:"time"`  // of the receipt, Unix seconds
@@ -195,9 +200,10 @@ func (c *Client) active(ctx context.Context) ([]Contract, error) {
 	return out, nil
 }
 
-// Workloads lists what active contracts run. A receipt counts if it is of the
-// contract's newest version and of the slot that the plan names; that the slot's
-// own key signed it is what the ledger's rules made sure of.
+// Workloads lists what active contracts run. A receipt counts if it is of the slot
+// that the plan names; that the slot's own key signed it is what the ledger's rules
+// made sure of. One of a former version says what still runs while an update goes on,
+// and what runs again when the update has failed.
 func (c *Client) Workloads(ctx context.Context) ([]Workload, error) {
 	contracts, err := c.active(ctx)
 	if err != nil {
@@ -217,16 +223,50 @@ func (c *Client) Workloads(ctx context.Context) ([]Workload, error) {
 		for _, w := range k.Plan.Workloads {
 			row := Workload{
 				Contract: names.Of(k.Group) + "/" + k.Name, ContractID: id, Version: k.Version,
-				Name: w.Name, Kind: w.Kind, Node: names.Of(w.Slot), Slot: w.Slot, State: contract.StatePending,
+				Name: w.Name, Set: w.Set, Kind: w.Kind, Node: names.Of(w.Slot), Slot: w.Slot, State: contract.StatePending, Isolation: isolationOf(w),
 			}
-			if rc, ok := receipts[w.Name]; ok && rc.Version == k.Version && rc.Slot == w.Slot {
-				row.State, row.Reason, row.Detail, row.ExitCode = rc.State, rc.Reason, rc.Detail, rc.ExitCode
-				row.Verity, row.Epoch, row.Time = rc.Verity, rc.Epoch, rc.Time
+			if rc, ok := receipts[w.Name]; ok && rc.Slot == w.Slot {
+				row.take(rc)
 			}
 			out = append(out, row)
 		}
 	}
 	return out, nil
+}
+
+// take puts a node's word on a workload into its row. A former version's counts while
+// something of it runs, or has come back; that it has ended says nothing of this one.
+func (w *Workload) take(rc contract.Receipt) {
+	former := rc.Version < w.Version
+	if former && rc.State != contract.StateRunning && rc.Reason != ReasonReturned {
+		return
+	}
+	w.Runs, w.State, w.Reason, w.Detail, w.ExitCode = rc.Version, rc.State, rc.Reason, rc.Detail, rc.ExitCode
+	w.Restarts, w.Verity, w.Epoch, w.Time = rc.Restarts, rc.Verity, rc.Epoch, rc.Time
+	w.Ready = rc.Ready && !former // what was asked for is not there
+	if rc.Isolation != "" {
+		w.Isolation = rc.Isolation
+	}
+	if former && rc.Reason != ReasonReturned {
+		w.State = contract.StatePending
+	}
+}
+
+// ReasonReturned is a receipt's reason when an update has failed and the node went
+// back to the version before.
+const ReasonReturned = "update-returned"
+
+// isolationOf is the class that a plan gives a workload.
+func isolationOf(w plan.Workload) string {
+	switch w.Kind {
+	case plan.KindVM:
+		return plan.KindVM
+	case plan.KindContainer:
+		if c, err := plan.DecodeContainer(w.Config); err == nil {
+			return c.Isolation
+		}
+	}
+	return ""
 }
 
 // Gone tells whether every workload of a contract that ever had a receipt has

@@ -64,18 +64,22 @@ func (c *Client) Plan(ctx context.Context, d *spec.Deployment) (Planned, error) 
 	if err := c.standing(ctx, group, d.Name, &p); err != nil {
 		return p, err
 	}
-	nodes, err := c.nodesFor(ctx, group, p.Standing, publishes(d))
+	nodes, err := c.nodesFor(ctx, group, p.Standing, publishes(d), hasSecrets(d))
 	if err != nil {
 		return p, err
 	}
 	var images []error // what was wrong with images
-	facts := spec.Facts{Group: group, Nodes: nodes, Standing: p.Standing, Image: func(ctx context.Context, ref string) (spec.Image, error) {
+	facts := spec.Facts{Grid: c.Grid(), Group: group, Nodes: nodes, Standing: p.Standing,
+		File:  func(name string, limit int) ([]byte, error) { return specFile(d.File(), name, limit) },
+		Value: func(from string) ([]byte, bool, error) { return specValue(d.File(), from) },
+	}
+	facts.Image = func(ctx context.Context, ref string) (spec.Image, error) {
 		image, err := c.Image(ctx, ref)
 		if err != nil {
 			images = append(images, err)
 		}
 		return image, err
-	}}
+	}
 	if err := c.publicFacts(ctx, d, &p, &facts); err != nil {
 		return p, err
 	}
@@ -87,6 +91,10 @@ func (c *Client) Plan(ctx context.Context, d *spec.Deployment) (Planned, error) 
 	}
 	p.Hash = canon.Sum(p.Bytes)
 	return p, nil
+}
+
+func hasSecrets(d *spec.Deployment) bool {
+	return slices.ContainsFunc(d.Workloads, func(w spec.Workload) bool { return len(w.Secrets) > 0 })
 }
 
 // standing fills in the contract that has the deployment's name now.
@@ -105,8 +113,9 @@ func (c *Client) standing(ctx context.Context, group canon.Hash, name string, p 
 }
 
 // nodesFor lists the joined nodes of the farms that admitted a group, with their
-// public addresses if these are asked for.
-func (c *Client) nodesFor(ctx context.Context, group canon.Hash, standing *plan.Plan, public bool) ([]spec.Node, error) {
+// public addresses, and with the keys that secrets are sealed to, if these are asked
+// for.
+func (c *Client) nodesFor(ctx context.Context, group canon.Hash, standing *plan.Plan, public, secrets bool) ([]spec.Node, error) {
 	now := uint64(time.Now().Unix())
 	all, err := c.Nodes(ctx)
 	if err != nil {
@@ -133,7 +142,18 @@ func (c *Client) nodesFor(ctx context.Context, group canon.Hash, standing *plan.
 		if !ok || n.Epoch == 0 {
 			continue
 		}
-		node := spec.Node{Slot: n.Slot, Name: n.Name, Free: n.Free()}
+		node := spec.Node{Slot: n.Slot, Name: n.Name, Farm: n.Farm, Free: n.Free()}
+		if f := n.Features; f != nil {
+			node.Isolation, node.Lacks = append([]string{}, f.Isolation...), f.Detail
+		}
+		if secrets {
+			// The farm's own signatures, not the ledger, say whose keys these are.
+			b, err := c.bound(ctx, n.Slot)
+			if err != nil {
+				return nil, err
+			}
+			node.Epoch, node.SealingKey = b.Epoch, b.SealingKey
+		}
 		if standing != nil {
 			for _, w := range standing.Workloads {
 				if w.Slot == n.Slot {

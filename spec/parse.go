@@ -43,6 +43,9 @@ func Parse(file string, data []byte) (*Deployment, error) {
 	return d, nil
 }
 
+// File is the name that Parse was given.
+func (d *Deployment) File() string { return d.source.file }
+
 func compileSchema() (*jsonschema.Schema, error) {
 	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(Schema))
 	if err != nil {

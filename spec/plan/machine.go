@@ -31,3 +31,30 @@ func Overhead(kind, isolation string) uint64 {
 	}
 	return 0
 }
+
+// LifeOf is how a workload that runs programs lives; false for what runs none, and for
+// a configuration that can't be read.
+func LifeOf(w Workload) (Life, bool) {
+	switch w.Kind {
+	case KindContainer:
+		c, err := DecodeContainer(w.Config)
+		return c.Life, err == nil
+	case KindVM:
+		m, err := DecodeVM(w.Config)
+		return m.Life, err == nil
+	}
+	return Life{}, false
+}
+
+// SecretsOf are the secrets of a workload; none of what runs no programs.
+func SecretsOf(w Workload) []Secret {
+	switch w.Kind {
+	case KindContainer:
+		c, _ := DecodeContainer(w.Config)
+		return c.Secrets
+	case KindVM:
+		m, _ := DecodeVM(w.Config)
+		return m.Secrets
+	}
+	return nil
+}

@@ -20,6 +20,9 @@ type Contract struct {
 	Plan plan.Plan
 }
 
+// Active tells whether it stands.
+func (k Contract) Active() bool { return k.State == contract.ContractActive }
+
 // Contract reads a contract by its id.
 func (c *Client) Contract(ctx context.Context, id canon.Hash) (Contract, error) {
 	rec, ok, err := Get[contract.ContractRecord](ctx, c, contract.KeyContract(id))
@@ -238,23 +241,26 @@ func (c *Client) Workloads(ctx context.Context) ([]Workload, error) {
 // something of it runs, or has come back; that it has ended says nothing of this one.
 func (w *Workload) take(rc contract.Receipt) {
 	former := rc.Version < w.Version
-	if former && rc.State != contract.StateRunning && rc.Reason != ReasonReturned {
+	if former && rc.State != contract.StateRunning {
 		return
 	}
 	w.Runs, w.State, w.Reason, w.Detail, w.ExitCode = rc.Version, rc.State, rc.Reason, rc.Detail, rc.ExitCode
 	w.Restarts, w.Verity, w.Epoch, w.Time = rc.Restarts, rc.Verity, rc.Epoch, rc.Time
-	w.Ready = rc.Ready && !former // what was asked for is not there
+	if rc.Reason == updateReturned {
+		w.Runs = 0 // the receipt is of the version that failed; its detail says what runs
+	}
+	w.Ready = rc.Ready && !former && rc.Reason != updateReturned // what was asked for is not there
 	if rc.Isolation != "" {
 		w.Isolation = rc.Isolation
 	}
-	if former && rc.Reason != ReasonReturned {
+	if former {
 		w.State = contract.StatePending
 	}
 }
 
-// ReasonReturned is a receipt's reason when an update has failed and the node went
+// updateReturned is a receipt's reason when an update has failed and the node went
 // back to the version before.
-const ReasonReturned = "update-returned"
+const updateReturned = "update-returned"
 
 // isolationOf is the class that a plan gives a workload.
 func isolationOf(w plan.Workload) string {

@@ -132,6 +132,8 @@ func (a *app) showStatement(ctx context.Context, c *client.Client, p client.Prop
 			color = good
 		case '-':
 			color = bad
+		case '!':
+			color = look
 		}
 		a.progress("  %s", a.paint(a.err, color, printable(l)))
 	}
@@ -161,7 +163,11 @@ func changesOf(ctx context.Context, c *client.Client, p client.Proposal, names c
 		}
 		standing = &old.Plan
 	}
-	return diff(standing, &p.Plan, names), nil
+	changes := diff(standing, &p.Plan, names)
+	for _, l := range attention(standing, &p.Plan) {
+		changes = append(changes, "! "+l)
+	}
+	return changes, nil
 }
 
 // confirm asks a person; without one it refuses.

@@ -24,7 +24,7 @@ func (a *app) commands() []*cobra.Command {
 		}
 		return list
 	}
-	all := in(groupDecide, a.planCommand(), a.deployCommand(), a.proposalsCommand(), a.approveCommand(), a.rmCommand(), a.contractCommand())
+	all := in(groupDecide, a.planCommand(), a.deployCommand(), a.proposalsCommand(), a.approveCommand(), a.rollbackCommand(), a.rmCommand(), a.contractCommand())
 	all = append(all, in(groupRun, a.psCommand(), a.logsCommand(), a.execCommand(), a.consoleCommand(), a.cpCommand(), a.topCommand(), a.eventsCommand(), a.restartCommand(), a.metricsCommand(), a.nodeCommand(), a.netCommand(), a.gatewayCommand(), a.doctorCommand())...)
 	all = append(all, in(groupPeople, a.keyCommand(), a.accountCommand(), a.groupCommand(), a.farmCommand(), a.nameCommand(), a.domainCommand(), a.flistCommand())...)
 	all = append(all, in(groupOperate, a.upCommand(), a.downCommand(), a.bootCommand(), a.releaseCommand(), a.zoneCommand(), a.genesisCommand(), a.serveCommand())...)

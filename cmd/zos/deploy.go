@@ -79,6 +79,7 @@ func planJSON(p client.Planned, names client.Names) map[string]any {
 	out := map[string]any{
 		"contract": names.Of(p.Plan.Group) + "/" + p.Plan.Name, "action": p.Action(), "version": p.Version,
 		"plan_hash": p.Hash, "threshold": p.Group.Threshold, "changes": diff(p.Standing, &p.Plan, names),
+		"attention": attention(p.Standing, &p.Plan),
 	}
 	if !p.Contract.IsZero() {
 		out["contract_id"] = p.Contract
@@ -90,6 +91,9 @@ func planJSON(p client.Planned, names client.Names) map[string]any {
 func (a *app) showPlan(p client.Planned, names client.Names) {
 	fmt.Fprintf(a.out, "%s %s/%s version %d\n", p.Action(), names.Of(p.Plan.Group), p.Plan.Name, p.Version)
 	a.showDiff(diff(p.Standing, &p.Plan, names))
+	for _, l := range attention(p.Standing, &p.Plan) {
+		fmt.Fprintln(a.out, a.paint(a.out, look, "! "+printable(l)))
+	}
 	fmt.Fprintf(a.out, "plan hash  %s\n", a.paint(a.out, loud, p.Hash.String()))
 	fmt.Fprintf(a.out, "decided by %d of the group's votes\n", p.Group.Threshold)
 }
@@ -120,6 +124,9 @@ func parts(p *plan.Plan, names client.Names) []part {
 	var out []part
 	if p == nil {
 		return nil
+	}
+	if p.Update != plan.DefaultUpdate() && p.Update != (plan.Update{}) {
+		out = append(out, part{"update", []string{describeUpdate(p.Update)}})
 	}
 	for _, n := range p.Networks {
 		out = append(out, part{"network " + n.Name, network.Describe(n, names.Of)})
@@ -226,42 +233,6 @@ func besides(removed, added []string) []string {
 func factOf(line string) string {
 	fact, _, _ := strings.Cut(strings.TrimLeft(line, " "), " ")
 	return fact
-}
-
-// describe shows a workload of a plan, a fact a line.
-func describe(w plan.Workload, names client.Names) []string {
-	lines := []string{
-		fmt.Sprintf("%s %s on %s", w.Kind, w.Name, names.Of(w.Slot)),
-		fmt.Sprintf("    limits   %g cpu, %s memory, %s disk, %d processes", float64(w.Resources.CPU)/1000, mib(w.Resources.Memory), mib(w.Resources.Disk), w.Resources.PIDs),
-	}
-	var c plan.Container
-	switch w.Kind {
-	case plan.KindGateway:
-		if g, err := plan.DecodeGateway(w.Config); err == nil {
-			return append(lines, network.DescribeGateway(g, names.Of)...)
-		}
-	case plan.KindDevice:
-		if d, err := plan.DecodeDevice(w.Config); err == nil {
-			return append([]string{"device " + w.Name, lines[1]}, network.DescribeDevice(w.Slot, d, names.Of)...)
-		}
-	}
-	if err := canon.Unmarshal(w.Config, &c); err != nil {
-		return append(lines, "    config   "+canon.Sum(w.Config).String())
-	}
-	lines = append(lines,
-		"    image    "+c.Flist.String(),
-		fmt.Sprintf("    command  %q", c.Args),
-		fmt.Sprintf("    user     %d:%d in %s, restart %s", c.UID, c.GID, c.WorkDir, c.Life.Restart))
-	if !c.NoNewPrivs {
-		lines = append(lines, "    setuid   programs may gain privileges inside the container")
-	}
-	for _, e := range c.Env {
-		lines = append(lines, fmt.Sprintf("    env      %q", e))
-	}
-	for _, n := range c.Networks {
-		lines = append(lines, network.DescribeAttachment(n)...)
-	}
-	return lines
 }
 
 func (a *app) deployCommand() *cobra.Command {

@@ -77,7 +77,7 @@ var exits = map[string]int{
 	"key-damaged": exitUntrusted, "key-foreign": exitUntrusted, "upper-mismatch": exitUntrusted,
 
 	"address-taken": exitConflict, "host-taken": exitConflict, "port-taken": exitConflict, "name-lookalike": exitConflict,
-	"name-unreserved": exitNotFound, "pool-invalid": exitInvalid, "zone-invalid": exitInvalid, "pool-untrusted": exitUntrusted,
+	"name-unreserved": exitNotFound, "version-unknown": exitNotFound, "pool-invalid": exitInvalid, "zone-invalid": exitInvalid, "pool-untrusted": exitUntrusted,
 
 	"already-exists": exitConflict, "name-taken": exitConflict, "key-taken": exitConflict, "grid-running": exitConflict,
 	"address-unavailable": exitConflict, "slot-ambiguous": exitConflict, "index-full": exitConflict,

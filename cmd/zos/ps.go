@@ -12,6 +12,7 @@ import (
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/sign"
+	"github.com/zero-os/zos/spec/plan"
 )
 
 func (a *app) psCommand() *cobra.Command {
@@ -32,9 +33,9 @@ func (a *app) psCommand() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&wait, "wait", "", "wait until every workload is in this state: running, exited or failed")
+	f.StringVar(&wait, "wait", "", "wait until every workload is in this state: ready, running, exited or failed")
 	f.DurationVar(&timeout, "timeout", time.Minute, "how long to wait")
-	_ = cmd.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions([]string{"running", "exited", "failed"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions([]string{"ready", "running", "exited", "failed"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
@@ -44,10 +45,21 @@ func (a *app) waitFor(ctx context.Context, c *client.Client, state string, timeo
 	if state == "" {
 		return c.Workloads(ctx)
 	}
+	if state == readyState {
+		return a.waitUntil(ctx, c, state, timeout, func(w client.Workload) bool { return w.Ready || !plan.Runs(w.Kind) && w.State == contract.StateRunning })
+	}
 	states := map[string]bool{contract.StateRunning: true, contract.StateExited: true, contract.StateFailed: true, contract.StatePending: true}
 	if !states[state] {
-		return nil, usageError{fmt.Errorf("--wait %s: the states are pending, running, exited and failed", state)}
+		return nil, usageError{fmt.Errorf("--wait %s: the states are ready, pending, running, exited and failed", state)}
 	}
+	return a.waitUntil(ctx, c, state, timeout, func(w client.Workload) bool { return w.State == state })
+}
+
+// readyState is running and healthy, or exited with 0.
+const readyState = "ready"
+
+// waitUntil is waitFor with a condition, which name says in an error.
+func (a *app) waitUntil(ctx context.Context, c *client.Client, name string, timeout time.Duration, is func(client.Workload) bool) ([]client.Workload, error) {
 	wait, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var rows []client.Workload
@@ -58,14 +70,14 @@ func (a *app) waitFor(ctx context.Context, c *client.Client, state string, timeo
 		}
 		rows = now
 		for _, w := range rows {
-			if w.State != state {
+			if !is(w) {
 				return false, nil
 			}
 		}
 		return len(rows) > 0, nil
 	})
 	if err != nil && errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		err = problem.New("timeout", "not every workload is %s after %s", state, timeout)
+		err = problem.New("timeout", "not every workload is %s after %s", name, timeout)
 	}
 	return rows, err
 }
@@ -84,9 +96,32 @@ func (a *app) showWorkloads(rows []client.Workload) error {
 		if w.Time > 0 {
 			since = time.Since(time.Unix(int64(w.Time), 0)).Round(time.Second).String()
 		}
-		lines = append(lines, []string{w.Contract, w.Name, w.Node, fmt.Sprint(w.Version), state, w.Reason, since, verity(w.Verity)})
+		version := fmt.Sprint(w.Version)
+		if w.Runs > 0 && w.Runs != w.Version {
+			version += fmt.Sprintf(" (%d runs)", w.Runs)
+		}
+		ready, restarts := "-", "-"
+		if plan.Runs(w.Kind) {
+			ready, restarts = yesNo(w.Ready), fmt.Sprint(w.Restarts)
+		}
+		lines = append(lines, []string{w.Contract, w.Name, w.Node, version, state, ready, orDash(w.Isolation), restarts, w.Reason, since, verity(w.Verity)})
 	}
-	return a.table(rows, []string{"CONTRACT", "WORKLOAD", "NODE", "VERSION", "STATE", "REASON", "SINCE", "FILES"}, lines)
+	err := a.table(rows, []string{"CONTRACT", "WORKLOAD", "NODE", "VERSION", "STATE", "READY", "ISOLATION", "RESTARTS", "REASON", "SINCE", "FILES"}, lines)
+	if a.format != "json" {
+		for _, w := range rows {
+			if w.Detail != "" && w.Reason != "" && w.State != contract.StateExited {
+				a.progress("%s/%s: %s", w.Contract, w.Name, printable(w.Detail))
+			}
+		}
+	}
+	return err
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
 }
 
 // verity says how a workload's files are checked.

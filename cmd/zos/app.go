@@ -114,7 +114,7 @@ const (
 	bad   = "31"
 	quiet = "2"
 	loud  = "1"
-	look  = "1;33"
+	care  = "1;33"
 )
 
 // paint colours s for a person; never for a pipe, a file, or with NO_COLOR.

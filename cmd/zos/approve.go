@@ -133,7 +133,7 @@ func (a *app) showStatement(ctx context.Context, c *client.Client, p client.Prop
 		case '-':
 			color = bad
 		case '!':
-			color = look
+			color = care
 		}
 		a.progress("  %s", a.paint(a.err, color, printable(l)))
 	}

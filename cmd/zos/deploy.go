@@ -92,7 +92,7 @@ func (a *app) showPlan(p client.Planned, names client.Names) {
 	fmt.Fprintf(a.out, "%s %s/%s version %d\n", p.Action(), names.Of(p.Plan.Group), p.Plan.Name, p.Version)
 	a.showDiff(diff(p.Standing, &p.Plan, names))
 	for _, l := range attention(p.Standing, &p.Plan) {
-		fmt.Fprintln(a.out, a.paint(a.out, look, "! "+printable(l)))
+		fmt.Fprintln(a.out, a.paint(a.out, care, "! "+printable(l)))
 	}
 	fmt.Fprintf(a.out, "plan hash  %s\n", a.paint(a.out, loud, p.Hash.String()))
 	fmt.Fprintf(a.out, "decided by %d of the group's votes\n", p.Group.Threshold)

@@ -50,7 +50,7 @@ it, like every version. Without CONTRACT it is the only one that there is.`,
 					a.showPlan(r.Planned, names)
 				}
 				for _, s := range r.Unreadable {
-					a.progress("%s", a.paint(a.err, look, printable(fmt.Sprintf("! %s can't start: its secret %s is sealed to the keys %d of %s, which has %d now; deploy the former spec file with the secret's value instead",
+					a.progress("%s", a.paint(a.err, care, printable(fmt.Sprintf("! %s can't start: its secret %s is sealed to the keys %d of %s, which has %d now; deploy the former spec file with the secret's value instead",
 						s.Workload, s.Name, s.Epoch, s.Node, s.Now))))
 				}
 				if dry {

@@ -76,7 +76,6 @@ func (n *Node) answerUntil(ctx context.Context, epoch uint64) error {
 	b.HandleCall(bus.MethodNetwork, answer(n.networkStatus))
 	b.HandleCall(bus.MethodGateway, answer(n.gatewayStatus))
 	b.HandleCall(bus.MethodDevice, answer(n.deviceConfig))
-	b.HandleCall(bus.MethodTop, answer(n.metrics))
 	b.HandleCall(bus.MethodMetrics, answer(n.metrics))
 	b.HandleCall(bus.MethodNodeMetrics, answer(n.nodeMetrics))
 	b.HandleCall(bus.MethodRestart, answer(n.acts.restart))

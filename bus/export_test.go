@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"context"
 	"time"
 
 	"github.com/zero-os/zos/canon"
@@ -89,4 +90,19 @@ func SealReply(to []byte, request canon.Hash, r contract.Signed, body []byte) ([
 
 func SealSessionCall(to Binding, grid, slot canon.Hash, request, session contract.Signed) ([]byte, error) {
 	return sealCall(to, grid, slot, call{Request: request, Session: []contract.Signed{session}})
+}
+
+// DuplexBySession is Duplex of a client that ignores what a session may.
+func (c *Client) DuplexBySession(ctx context.Context, a Ask) (*Dialog, error) {
+	a, err := act(a, make([]byte, secretSize))
+	if err != nil {
+		return nil, err
+	}
+	s, err := c.send(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	defer s.shut()
+	_, err = s.until(ctx, func(Reply, []byte) (bool, error) { return true, nil })
+	return nil, err
 }

@@ -215,3 +215,71 @@ func FuzzParseRole(f *testing.F) {
 		}
 	})
 }
+
+func FuzzDecodeFrame(f *testing.F) {
+	seedAll(f, encoded(f, frame{Sequence: 3, Received: 2, Taken: 1, Beat: 1, Data: []byte("data")}))
+	seedAll(f, encoded(f, frame{Sequence: 3, Last: true, Code: "internal", Message: "why"}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		in, err := decodeFrame(b)
+		if err != nil {
+			return
+		}
+		if len(in.Data) > MaxDuplex || in.Code != "" && !in.Last || !bytes.Equal(encodedFor(t, in), b) {
+			t.Errorf("accepted %+v", in)
+		}
+	})
+}
+
+func FuzzDecodeAct(f *testing.F) {
+	seedAll(f, encoded(f, Act{Workload: "web", Secret: make([]byte, secretSize), Params: []byte("params")}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, duplex := range []bool{true, false} {
+			if a, err := decodeAct(b, duplex); err == nil && (duplex != (len(a.Secret) == secretSize) || !bytes.Equal(encodedFor(t, a), b)) {
+				t.Errorf("accepted %+v", a)
+			}
+		}
+	})
+}
+
+func encodedFor(t *testing.T, v any) []byte {
+	b, err := canon.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// FuzzFlow lets one side say anything that decodes: the other's account stays
+// within its bounds, and gives each message once, in order.
+func FuzzFlow(f *testing.F) {
+	f.Add([]byte{1, 2, 3, 4, 5, 16, 17, 18, 255})
+	f.Add([]byte{2, 1, 2, 1, 130, 131, 200})
+	f.Fuzz(func(t *testing.T, script []byte) {
+		fl, now := newFlow(), time.Unix(1, 0)
+		given := 0
+		for _, b := range script {
+			in := frame{Sequence: uint64(b & 0x1f), Received: uint64(b >> 5), Taken: uint64(b >> 6)}
+			if in.Sequence > 0 {
+				in.Data = []byte{b & 0x1f}
+			}
+			if b&0x80 != 0 && fl.hasRoom(now) {
+				fl.put(frame{Data: []byte("x")})
+			}
+			if fl.take(in, now) != nil {
+				return
+			}
+			now = now.Add(time.Duration(b) * time.Millisecond)
+			if b&1 != 0 {
+				if m, ok := fl.read(now); ok {
+					if given++; int(m[0]) != given {
+						t.Fatalf("message %d came where %d was due", m[0], given)
+					}
+				}
+			}
+			out, next := fl.due(now)
+			if len(fl.early)+len(fl.ready) > DuplexWindow || len(fl.waiting) > DuplexWindow || len(out) > DuplexWindow+againBurst+2 || next <= 0 {
+				t.Fatalf("out of bounds: %d early, %d ready, %d waiting, %d out, next in %s", len(fl.early), len(fl.ready), len(fl.waiting), len(out), next)
+			}
+		}
+	})
+}

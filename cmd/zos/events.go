@@ -15,6 +15,7 @@ import (
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/client"
 	"github.com/zero-os/zos/node/protocol"
+	"github.com/zero-os/zos/sign"
 )
 
 func (a *app) eventsCommand() *cobra.Command {
@@ -55,14 +56,19 @@ groups. The times are the nodes'.`,
 // event is one line of output.
 type event struct {
 	Contract string `json:"contract"`
+	Account  string `json:"account"` // whose key it was, by the ledger; "" if nobody's
 	protocol.Event
 }
 
 // events shows those of all scopes: sorted by time, or as they come.
 func (a *app) events(ctx context.Context, c *client.Client, scopes []scope, since int64, follow bool) error {
+	who, err := byFingerprint(ctx, c)
+	if err != nil {
+		return err
+	}
 	var mu sync.Mutex
 	var list []event
-	err := eachNode(ctx, scopes, follow, func(ctx context.Context, s scope, slot canon.Hash) error {
+	err = eachNode(ctx, scopes, follow, func(ctx context.Context, s scope, slot canon.Hash) error {
 		params := protocol.EventsParams{Workload: s.one(), Since: since, Follow: follow}
 		return c.Events(ctx, slot, s.contract.ID, params, s.by, func(e protocol.Event) error {
 			if !s.has(e.Workload, slot) {
@@ -71,9 +77,9 @@ func (a *app) events(ctx context.Context, c *client.Client, scopes []scope, sinc
 			mu.Lock()
 			defer mu.Unlock()
 			if follow {
-				return a.showEvent(event{s.name, e})
+				return a.showEvent(event{s.name, who[e.Who], e})
 			}
-			list = append(list, event{s.name, e})
+			list = append(list, event{s.name, who[e.Who], e})
 			return nil
 		})
 	})
@@ -84,6 +90,19 @@ func (a *app) events(ctx context.Context, c *client.Client, scopes []scope, sinc
 		}
 	}
 	return err
+}
+
+// byFingerprint names the accounts by what events have of their keys.
+func byFingerprint(ctx context.Context, c *client.Client) (map[string]string, error) {
+	accounts, err := c.Accounts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	for _, a := range accounts {
+		out[sign.PublicKey(a.Is.Key).Fingerprint()] = a.Is.Name
+	}
+	return out, nil
 }
 
 func (a *app) showEvent(e event) error {
@@ -105,7 +124,7 @@ func (a *app) showEvent(e event) error {
 		more = append(more, e.Detail)
 	}
 	if e.Who != "" {
-		more = append(more, "by "+e.Who)
+		more = append(more, "by "+cmp.Or(e.Account, e.Who))
 	}
 	at := time.Unix(0, e.Time).Format("2006-01-02 15:04:05")
 	_, err := fmt.Fprintf(a.out, "%s  %-24s  %-16s  %s\n", at, printable(e.Contract+"/"+e.Workload), printable(what), printable(strings.Join(more, ", ")))

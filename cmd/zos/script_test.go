@@ -41,7 +41,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"refused": refused, "capture": capture, "flip": flip, "pick": pick, "same": same,
+			"refused": refused, "capture": capture, "flip": flip, "pick": pick, "same": same, "code": code,
 		},
 	})
 }
@@ -91,5 +91,14 @@ func flip(ts *testscript.TestScript, _ bool, args []string) {
 func same(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 2 || (args[0] == args[1]) == neg {
 		ts.Fatalf("%q", args)
+	}
+}
+
+// code EXIT ARGS… runs zos, which must end with that exit code and say nothing itself.
+func code(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec("zos", args[1:]...)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || strconv.Itoa(exit.ExitCode()) != args[0] || ts.ReadFile("stderr") != "" {
+		ts.Fatalf("zos %s: %v, want exit code %s; it says %q", strings.Join(args[1:], " "), err, args[0], ts.ReadFile("stderr"))
 	}
 }

@@ -122,7 +122,7 @@ func (w *world) join(slotID string) {
 
 	n, err := bus.NewNode(bus.NodeConfig{Conn: conn, Grid: known.Grid(), Slot: slot, Epoch: epoch, BootNonce: nonce, Signer: key, Sealing: sealing, Release: 1,
 		Facts: func(_ context.Context, contract canon.Hash) (bus.Facts, error) {
-			return bus.Facts{FarmKey: home.Key, Contract: !contract.IsZero(), Members: members}, nil
+			return bus.Facts{FarmKey: home.Key, Contract: !contract.IsZero(), Members: members, Access: granted()}, nil
 		},
 		Status: func() bus.Status { return bus.Status{Ready: true, Head: 7} }})
 	w.must(err)
@@ -135,6 +135,7 @@ func (w *world) join(slotID string) {
 			Firewall: protocol.Check{OK: true}, Resolver: protocol.Check{OK: true}}}})
 	})
 	w.publish(ctx, n, slot, known)
+	w.inside(n)
 	n.HandleCall(bus.MethodNode, func(context.Context, bus.Query) ([]byte, error) {
 		return canon.Marshal(protocol.NodeStatus{Slot: slot, Epoch: epoch, Release: 1, Store: "disk", Uptime: 61})
 	})

@@ -24,6 +24,7 @@ func TestMain(m *testing.M) {
 func TestScripts(t *testing.T) {
 	w := newWorld(t)
 	t.Run("foreign statements", func(t *testing.T) { w.foreign(t) })
+	t.Run("terminal", func(t *testing.T) { w.terminal(t) })
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {

@@ -21,23 +21,21 @@ import (
 const codeIsolation = "isolation-unavailable"
 
 const (
-	// probeLimit bounds the guest that is run at boot: under emulation it takes seconds.
+	// probeLimit bounds one look, in which the monitor may be fetched.
 	probeLimit = 2 * time.Minute
-	// sayAgain is the pause before features are written again that were not taken.
+	// sayAgain is the pause before features are looked for again, or written again.
 	sayAgain = 10 * time.Second
 )
 
-// features is what this node can do: it runs a guest once at boot, and says on the
-// ledger what came of it.
+// features is what this node can do: it finds out at boot, by a guest that it runs, and
+// says on the ledger what came of it.
 type features struct {
 	grid, slot canon.Hash
 	signer     sign.Signer
 	log        *slog.Logger
-	// probe runs a guest; the error says why it could not.
+	// probe tells whether machines run here. An error with codeIsolation says that none
+	// can; after any other one it is asked again.
 	probe func(ctx context.Context) error
-
-	once   sync.Once
-	probed chan struct{} // closed when the probe has ended
 
 	mu    sync.Mutex
 	epoch uint64 // 0: not joined
@@ -47,26 +45,37 @@ type features struct {
 }
 
 func newFeatures(grid, slot canon.Hash, signer sign.Signer, probe func(context.Context) error, log *slog.Logger) *features {
-	return &features{grid: grid, slot: slot, signer: signer, log: log, probe: probe, probed: make(chan struct{}), news: make(chan struct{}, 1)}
+	return &features{grid: grid, slot: slot, signer: signer, log: log, probe: probe, news: make(chan struct{}, 1)}
 }
 
-// find runs the guest, once, whoever asks how often.
+// find finds out, for as long as it takes: what a machine needs may first have to be
+// fetched.
 func (f *features) find(ctx context.Context) {
-	f.once.Do(func() {
-		began := time.Now()
-		ctx, cancel := context.WithTimeout(ctx, probeLimit)
-		defer cancel()
-		err := protect(func() error { return f.probe(ctx) })
+	began := time.Now()
+	for ctx.Err() == nil {
+		try, cancel := context.WithTimeout(ctx, probeLimit)
+		err := protect(func() error { return f.probe(try) })
+		cancel()
 		f.mu.Lock()
-		f.found, f.why = []string{plan.IsolationNamespace}, err
-		if err == nil {
+		f.why = err
+		switch {
+		case err == nil:
 			f.found = []string{plan.IsolationMicroVM, plan.IsolationNamespace}
+		case problem.Code(err) == codeIsolation:
+			f.found = []string{plan.IsolationNamespace}
 		}
+		done := f.found != nil
 		f.mu.Unlock()
-		close(f.probed)
-		f.log.Info("ran a guest to see what this node can do", "isolation", f.found, "took", time.Since(began).Round(time.Millisecond), "error", err)
-		f.wake()
-	})
+		f.log.Info("looked what this node can do", "microvm", err == nil, "took", time.Since(began).Round(time.Millisecond), "error", err)
+		if done {
+			f.wake()
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(sayAgain):
+		}
+	}
 }
 
 // joined says under which epoch the signer speaks for the slot.
@@ -121,6 +130,8 @@ func mayRun(w plan.Workload, found []string, why error) error {
 	switch {
 	case class == plan.IsolationNamespace || slices.Contains(found, class):
 		return nil
+	case found == nil && why != nil:
+		return problem.New(codeIsolation, "workload %s wants %s, for which this node is not ready yet: %w", w.Name, class, why)
 	case found == nil:
 		return problem.New(codeIsolation, "workload %s wants %s, and this node is still finding out whether it can do that", w.Name, class)
 	case why != nil:
@@ -131,10 +142,9 @@ func mayRun(w plan.Workload, found []string, why error) error {
 		WithFix("plan it for another node, or with isolation: namespace")
 }
 
-// run finds out, and keeps the ledger's word about this node true, until ctx ends.
+// run keeps the ledger's word about this node true, until ctx ends.
 func (f *features) run(ctx context.Context, l submitter) error {
 	supervise.Signal(ctx, supervise.Healthy)
-	f.find(ctx)
 	for {
 		again := (<-chan time.Time)(nil)
 		if err := f.say(ctx, l); err != nil && ctx.Err() == nil {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/zero-os/zos/canon"
@@ -64,11 +65,11 @@ func TestANodeSaysWhatItCanDoOnce(t *testing.T) {
 		}
 		return f
 	}
-	boot(problem.New("kvm-missing", "no\nmachine"))
-	if f := said(); !slices.Equal(f.Isolation, []string{plan.IsolationNamespace}) || f.Reason != "kvm-missing" || f.Sequence != 1 || w.written != 1 {
+	boot(problem.New(codeIsolation, "no\nmachine"))
+	if f := said(); !slices.Equal(f.Isolation, []string{plan.IsolationNamespace}) || f.Reason != codeIsolation || f.Sequence != 1 || w.written != 1 {
 		t.Fatalf("after %d transactions it says %+v", w.written, f)
 	}
-	boot(problem.New("kvm-missing", "no\nmachine"))
+	boot(problem.New(codeIsolation, "no\nmachine"))
 	if w.written != 1 {
 		t.Fatal("the same is said twice")
 	}
@@ -79,6 +80,28 @@ func TestANodeSaysWhatItCanDoOnce(t *testing.T) {
 	if s := f.status(); !s.Machines || !s.Probed || s.Detail != "" {
 		t.Fatalf("it shows %+v", s)
 	}
+}
+
+func TestWhatIsNotThereYetIsLookedForAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tries := 0
+		f := newFeatures(canon.Hash{1}, canon.Hash{2}, nil, func(context.Context) error {
+			if tries++; tries < 4 {
+				return problem.New("hub-unreachable", "no hub")
+			}
+			return nil
+		}, slog.New(slog.DiscardHandler))
+		done := make(chan struct{})
+		go func() { f.find(t.Context()); close(done) }()
+		synctest.Wait()
+		if s := f.status(); s.Probed || s.Machines {
+			t.Errorf("it shows %+v before it knows", s)
+		}
+		<-done
+		if s := f.status(); tries != 4 || !s.Machines || s.Detail != "" {
+			t.Errorf("after %d tries it shows %+v", tries, s)
+		}
+	})
 }
 
 func TestAClassIsNeverLowered(t *testing.T) {

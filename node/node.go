@@ -57,6 +57,7 @@ type Node struct {
 	prover         *prover
 	turns          *turns
 	features       *features
+	machines       machines
 	acts           *acts
 	diary          *diary
 	bindings       bindings
@@ -89,10 +90,12 @@ func Run(ctx context.Context, log *slog.Logger) error {
 			// Writable layers of containers are file systems in files.
 			return loadModules(at.Kernel.Version, slices.Concat(firewall.Modules(), tenant.Modules(), []string{"loop"})...)
 		}},
+		{"load kernel modules of machines", n.loadMachineModules},
 		{"seal the kernel", sealModules},
 		{"raise the firewall", func() error { return firewall.Host{}.Apply() }},
 		{"open the node's keys", n.openKeys},
 		{"open the store", n.openStore},
+		{"try a virtual machine", n.openMachines},
 		{"prepare containers", n.openKinds},
 		{"dial the bus", n.openBus},
 	} {
@@ -142,6 +145,7 @@ func (n *Node) openKinds() (err error) {
 	n.kind, err = container.New(container.Config{
 		Data: dataWorkloads, InMemory: n.at.Disk.Kind == boot.DiskZram,
 		Rootfs: rootfs{n.store, n.fault, n.log}, Networks: n.routers, Log: n.log,
+		Machines: n.forContainers(), Secrets: nodeSecrets{n.at.grid.ID, n.keys.Sealing}.open,
 	})
 	if err != nil {
 		return err
@@ -427,11 +431,6 @@ func (n *Node) tryGuest(ctx context.Context) error {
 	n.features.find(ctx)
 	<-ctx.Done()
 	return ctx.Err()
-}
-
-// probe runs a guest as workloads would be run.
-func (n *Node) probe(context.Context) error {
-	return problem.New(codeIsolation, "this release of the OS runs no virtual machines")
 }
 
 // problem notes what is missing in one part; "" clears it.

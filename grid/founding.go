@@ -206,10 +206,12 @@ func (f *founding) publishDemo(ctx context.Context, d dir, grid canon.Hash, imag
 }
 
 // What `zos boot image` leaves beside the boot files: the hub's tree, and the
-// digests of the OS flist and of each demo image, as hex in a file of its name.
+// digests of the OS flist, of the VMM flist that it names and of each demo image, as
+// hex in a file of its name.
 const (
-	OSFile = "os"
-	HubDir = "hub"
+	OSFile  = "os"
+	VMMFile = "vmm"
+	HubDir  = "hub"
 )
 
 // DemoImages are the images that a grid of `zos up` publishes; each is a program

@@ -13,6 +13,7 @@ import (
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/hub"
+	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/sign"
 )
 
@@ -25,6 +26,9 @@ func release(ctx context.Context, d dir, genesis []byte, image string, at contra
 	grid := gridID(genesis)
 	system, err := readDigest(filepath.Join(image, OSFile))
 	if err != nil {
+		return contract.Release{}, err
+	}
+	if err := carriesVMM(d.hub(), image, system); err != nil {
 		return contract.Release{}, err
 	}
 	var signers []sign.Signer
@@ -53,6 +57,21 @@ func release(ctx context.Context, d dir, genesis []byte, image string, at contra
 		return r, fmt.Errorf("publish the release: %w", err)
 	}
 	return r, w.Close()
+}
+
+// carriesVMM wants the hub to hold both flists of a system: a node that boots it
+// would look for the VMM flist in vain later.
+func carriesVMM(dir, image string, system canon.Hash) error {
+	vmm, err := readDigest(filepath.Join(image, VMMFile))
+	if err != nil {
+		return err
+	}
+	for _, f := range []canon.Hash{system, vmm} {
+		if _, err := os.Stat(filepath.Join(dir, filepath.FromSlash(hub.FlistPath(f)))); err != nil {
+			return problem.New("image-missing", "the hub does not have flist %s of the release: %w", f.Short(), err).WithFix("run: make build")
+		}
+	}
+	return nil
 }
 
 // lastRelease is the sequence of the newest release in the grid's own hub.

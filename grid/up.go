@@ -79,7 +79,7 @@ func Up(ctx context.Context, o Options) (_ *Grid, err error) {
 // layOut copies what a boot image holds into the grid's directory: a grid may
 // be broken on purpose without breaking the next one.
 func (g *Grid) layOut(context.Context) error {
-	for _, name := range []string{boot.KernelFile, boot.InitrdFile, OSFile} {
+	for _, name := range []string{boot.KernelFile, boot.InitrdFile, OSFile, VMMFile} {
 		if _, err := os.Stat(filepath.Join(g.o.Image, name)); err != nil {
 			return problem.New("image-missing", "the boot image in %s is not complete: %w", g.o.Image, err).WithFix("run: make build")
 		}

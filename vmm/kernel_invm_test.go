@@ -148,7 +148,7 @@ func start(t *testing.T, board Board, share string, change func(*Config)) *runni
 	must(t, err)
 	c := Config{
 		Name: "t", Accel: KVM, Board: board, Memory: 128 << 20, CPUs: 1,
-		Kernel: &Kernel{Image: tree.Kernel, Initrd: tree.Initrd, Cmdline: "console=ttyS0 quiet panic=-1 reboot=t"},
+		Kernel: &Kernel{Image: tree.Kernel, Initrd: tree.Initrd, Cmdline: "console=ttyS0 loglevel=6 panic=-1 reboot=t"},
 		QMP:    3, Console: 4, Agent: 5, Shares: []Share{{Tag: "root", Socket: 6}}, Vsock: &Vsock{CID: 42, File: 7},
 	}
 	files := []*os.File{listen(t, at("qmp")), listen(t, at("console")), listen(t, at("agent")), fs, vsock}
@@ -167,7 +167,10 @@ func start(t *testing.T, board Board, share string, change func(*Config)) *runni
 	go func() {
 		defer close(done)
 		s := bufio.NewScanner(con)
-		for s.Scan() {
+		for n := 0; s.Scan(); n++ {
+			if n == 0 {
+				t.Logf("measured: %s: the guest's first words after %d ms: %.60q", board, time.Since(r.began).Milliseconds(), s.Text())
+			}
 			fmt.Fprintf(&text, "%6d ms %s\n", time.Since(r.began).Milliseconds(), s.Text())
 		}
 	}()
@@ -180,6 +183,11 @@ func start(t *testing.T, board Board, share string, change func(*Config)) *runni
 	})
 	r.began = time.Now()
 	r.monitor = contain(t, t.Name()+"-vm", spec, files)
+	inside := time.Since(r.began)
+	m, err := QEMU{}.Attach(bounded(t), dial(t, at("qmp")), func(Event) {})
+	must(t, err)
+	t.Logf("measured: %s: runc done after %d ms, monitor ready after %d ms", board, inside.Milliseconds(), time.Since(r.began).Milliseconds())
+	m.Close()
 	must(t, r.agent.SetDeadline(time.Now().Add(90*time.Second)))
 	r.lines = bufio.NewScanner(r.agent)
 	return r
@@ -241,7 +249,7 @@ func shared(t *testing.T) string {
 	must(t, os.Chown(dir, idBase, idBase))
 	must(t, os.Chown(dir+"/hello", idBase, idBase))
 	must(t, os.Chown(dir+"/secret", idBase+5, idBase+5))
-	must(t, os.WriteFile(dir+"/big", make([]byte, 32<<20), 0o644))
+	must(t, os.WriteFile(dir+"/big", make([]byte, 8<<20), 0o644))
 	return dir
 }
 
@@ -273,7 +281,7 @@ func checkGuest(t *testing.T, r *running) {
 	if got := r.ask(t, "write /newroot/x"); !strings.Contains(got, "read-only") {
 		t.Errorf("a write to the share: %s", got)
 	}
-	t.Logf("measured: read 32 MiB over virtiofs: bytes, ms: %s", r.ask(t, "size /newroot/big"))
+	t.Logf("measured: read 8 MiB over virtiofs: bytes, ms: %s", r.ask(t, "size /newroot/big"))
 	for name, pid := range map[string]int{"monitor": r.monitor, "file server": r.server} {
 		s, err := process.ReadSecurity(pid)
 		must(t, err)
@@ -363,11 +371,13 @@ func TestControllersComeAndGo(t *testing.T) {
 	if got := r.ask(t, "nonsense"); !strings.HasPrefix(got, "what is") {
 		t.Errorf("after the pause: %s", got)
 	}
-	must(t, second.Resize(ctx, 96<<20))
+	resized := time.Now()
+	must(t, second.Resize(ctx, 120<<20))
 	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		st, err := second.Stats(ctx)
 		must(t, err)
-		if st.Memory == 96<<20 {
+		if st.Memory == 120<<20 {
+			t.Logf("measured: 8 MiB given back after %d ms", time.Since(resized).Milliseconds())
 			break
 		}
 		if time.Now().After(end) {

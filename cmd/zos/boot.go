@@ -27,10 +27,11 @@ func (a *app) bootImageCommand() *cobra.Command {
 	var o imageOptions
 	cmd := &cobra.Command{
 		Use:   "image",
-		Short: "Build kernel, first stage, OS flist and the demo images",
-		Long: `Build what every grid's nodes boot: the kernel and the first stage, and the OS
-and the demo images as flists in a hub's layout. The same inputs give the same
-bytes, whoever builds them.`,
+		Short: "Build kernel, first stage, OS and VMM flists and the demo images",
+		Long: `Build what every grid's nodes boot: the kernel and the first stage, and the OS,
+what runs virtual machines (the VMM flist, of Debian's packages on this machine; the
+OS names it) and the demo images as flists in a hub's layout. The same inputs give
+the same bytes, whoever builds them.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.bootImage(cmd.Context(), o) },
 	}
@@ -78,8 +79,9 @@ func (a *app) bootImage(ctx context.Context, o imageOptions) error {
 		{"kernel", image.KernelDigest.Short(), mib(uint64(image.KernelSize))},
 		{"first stage", image.InitrdDigest.Short(), mib(uint64(image.InitrdSize))},
 		{"OS flist", flists[grid.OSFile].Short(), ""},
+		{"VMM flist", flists[grid.VMMFile].Short(), ""},
 	}
-	machine := map[string]any{"image": image, "os": flists[grid.OSFile]}
+	machine := map[string]any{"image": image, "os": flists[grid.OSFile], "vmm": flists[grid.VMMFile]}
 	for _, name := range grid.DemoImages() {
 		rows = append(rows, []string{"image " + name, flists[name].Short(), ""})
 		machine[name] = flists[name]
@@ -87,13 +89,24 @@ func (a *app) bootImage(ctx context.Context, o imageOptions) error {
 	return a.table(machine, []string{"PART", "DIGEST", "SIZE"}, rows)
 }
 
-// buildFlists publishes the OS and the demo images; it returns their digests by
-// the names of the files that keep them.
+// buildFlists publishes the OS, the VMM flist that it names, and the demo images; it
+// returns their digests by the names of the files that keep them.
 func buildFlists(ctx context.Context, w *hub.Writer, kernel string, program func(string) string) (map[string]canon.Hash, error) {
 	out := map[string]canon.Hash{}
+	initrd, err := boot.GuestInitrd(ctx, kernel, program("zos-guest"))
+	if err != nil {
+		return nil, err
+	}
+	vmm, err := boot.BuildVMM(ctx, boot.VMMOptions{KernelDir: kernel, Initrd: initrd, Sink: w})
+	if err != nil {
+		return nil, err
+	}
+	if out[grid.VMMFile], err = w.PutFlist(ctx, vmm.Manifest); err != nil {
+		return nil, err
+	}
 	built, err := boot.BuildOS(ctx, boot.OSOptions{
 		ZosInit: program("zos-init"), Zosd: program("zosd"), ZosFault: program("zos-fault"), ZosShim: program("zos-shim"), ZosGateway: program("zos-gateway"),
-		Runc: program("runc"), KernelDir: kernel, Sink: w,
+		Runc: program("runc"), KernelDir: kernel, VMM: out[grid.VMMFile], Sink: w,
 	})
 	if err != nil {
 		return nil, err

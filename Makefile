@@ -9,7 +9,7 @@ UPFLAGS ?=
 # state, no build id.
 GOBUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags='-s -w -buildid='
 
-COMMANDS := zos zosd zos-init zos-fault zos-shim zos-gateway
+COMMANDS := zos zosd zos-init zos-fault zos-shim zos-gateway zos-guest
 
 # Debian packages that a build, a grid and the tests need.
 PACKAGES := gcc libc6-dev pkg-config libseccomp-dev qemu-system-x86 ipxe-qemu ovmf swtpm \

@@ -1,15 +1,18 @@
 package node
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/zero-os/zos/bus"
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/node/protocol"
+	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/workload"
 	"github.com/zero-os/zos/workload/events"
 	"github.com/zero-os/zos/workload/logs"
@@ -91,6 +94,79 @@ func TestARestartOfTheDaemonIsNoEvent(t *testing.T) {
 	second.add(id, events.Event{Kind: events.Exec})
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 		t.Errorf("%v, %v are left", left, err)
+	}
+}
+
+func TestMembersReadWhatHappened(t *testing.T) {
+	n := &Node{diary: newDiary(t.TempDir(), func(err error) { t.Error(err) })}
+	n.reconc = newReconciler(nil, func(workload.ID, string, workload.Status) {}, nil)
+	a, b := wish("a", 1), wish("b", 1)
+	n.reconc.setDesired([]workload.Desired{a, b})
+	n.diary.keep([]canon.Hash{a.ID.Contract})
+	for range 100 {
+		n.diary.add(a.ID, events.Event{Kind: events.Restarted})
+	}
+	n.diary.add(b.ID, events.Event{Kind: events.Exec, Who: "SHA256:x", Request: canon.Hash{7}.String(), Argv: []string{"ls"}})
+	ask := func(p protocol.EventsParams) ([]protocol.Event, error) {
+		t.Helper()
+		params, err := canon.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all []protocol.Event
+		err = n.events(t.Context(), bus.Query{Contract: a.ID.Contract, Params: params}, func(b []byte) error {
+			if len(b) > bus.MaxChunk {
+				t.Errorf("a chunk of %d bytes", len(b))
+			}
+			c, err := protocol.DecodeEventChunk(b)
+			all = append(all, c.Events...)
+			return err
+		})
+		return all, err
+	}
+	for _, test := range []struct {
+		p    protocol.EventsParams
+		want int
+	}{
+		{protocol.EventsParams{}, 101}, {protocol.EventsParams{Workload: "b"}, 1}, {protocol.EventsParams{Workload: "a", After: 90}, 10},
+		{protocol.EventsParams{Since: time.Now().Add(time.Hour).UnixNano()}, 0},
+	} {
+		got, err := ask(test.p)
+		if err != nil || len(got) != test.want {
+			t.Errorf("%+v: %d events, %v, want %d", test.p, len(got), err, test.want)
+		}
+		if test.p.Workload == "b" && (got[0].Who != "SHA256:x" || got[0].Request != canon.Hash{7} || got[0].Argv[0] != "ls" || got[0].Workload != "b") {
+			t.Errorf("got %+v", got[0])
+		}
+	}
+	if _, err := ask(protocol.EventsParams{Workload: "c"}); problem.Code(err) != "workload-unknown" {
+		t.Errorf("%v", err)
+	}
+	// Who follows sees what comes, of every workload.
+	params, err := canon.Marshal(protocol.EventsParams{Follow: true, Since: time.Now().UnixNano()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	enough := errors.New("enough")
+	n.diary.add(b.ID, events.Event{Kind: events.Put})
+	if err := n.events(t.Context(), bus.Query{Contract: a.ID.Contract, Params: params}, func(chunk []byte) error {
+		c, err := protocol.DecodeEventChunk(chunk)
+		if err != nil {
+			return err
+		}
+		switch c.Events[0].Kind {
+		case events.Put:
+			n.diary.add(a.ID, events.Event{Kind: events.Exec})
+			return nil
+		case events.Exec:
+			return enough
+		}
+		return errors.New("an event of another time")
+	}); !errors.Is(err, enough) {
+		t.Errorf("%v", err)
+	}
+	if err := n.diary.book.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

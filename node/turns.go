@@ -18,6 +18,7 @@ import (
 	"github.com/zero-os/zos/rollout"
 	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/workload"
+	"github.com/zero-os/zos/workload/shim"
 )
 
 // turnsFile holds what must not be forgotten in the middle of an update. maxTurns
@@ -284,7 +285,7 @@ func waitingText(names []string) string {
 // viewOf is what a node sees of a workload of its own.
 func viewOf(kind string, s workload.Status) rollout.View {
 	v := rollout.View{Version: s.Version, Ready: isReady(kind, s)}
-	v.Over = !v.Ready && s.State == contract.StateExited
+	v.Over = !v.Ready && (s.State == contract.StateExited || s.State == contract.StateFailed && s.Reason == shim.ReasonAttempts)
 	return v
 }
 

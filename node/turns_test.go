@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -345,6 +347,37 @@ func TestWhatComesAfterOthersStartsWhenTheyAreReady(t *testing.T) {
 			m.stop()
 		}
 	})
+}
+
+func TestWhatIsSeenOfAWorkload(t *testing.T) {
+	for _, test := range []struct {
+		kind string
+		s    workload.Status
+		want rollout.View
+	}{
+		{plan.KindContainer, workload.Status{State: contract.StateRunning, Version: 2}, rollout.View{Version: 2}},
+		{plan.KindContainer, workload.Status{State: contract.StateRunning, Version: 2, Ready: true}, rollout.View{Version: 2, Ready: true}},
+		{plan.KindNetwork, workload.Status{State: contract.StateRunning, Version: 2}, rollout.View{Version: 2, Ready: true}},
+		{plan.KindNetwork, workload.Status{State: contract.StatePending, Version: 2}, rollout.View{Version: 2}},
+		{plan.KindContainer, workload.Status{State: contract.StateExited, Version: 2}, rollout.View{Version: 2, Ready: true}},
+		{plan.KindContainer, workload.Status{State: contract.StateExited, Version: 2, ExitCode: 1}, rollout.View{Version: 2, Over: true}},
+		{plan.KindContainer, workload.Status{State: contract.StateFailed, Version: 2, Reason: "exited"}, rollout.View{Version: 2}},
+		{plan.KindContainer, workload.Status{State: contract.StateFailed, Version: 2, Reason: "attempts-exhausted"}, rollout.View{Version: 2, Over: true}},
+	} {
+		if got := viewOf(test.kind, test.s); got != test.want {
+			t.Errorf("%s %+v is seen as %+v, want %+v", test.kind, test.s, got, test.want)
+		}
+	}
+}
+
+func TestADamagedMemoryIsForgotten(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, turnsFile), []byte("nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if m := newTurns(canon.Hash{1}, dir, slog.New(slog.DiscardHandler)); len(m.memories) != 0 {
+		t.Errorf("it remembers %+v", m.memories)
+	}
 }
 
 func TestReceiptsOfOthersAreNotBelieved(t *testing.T) {

@@ -183,7 +183,7 @@ func (b Box) spec(name string, command []string, capabilities []string) (*specs.
 // neverNeeded are system calls that Docker's profile allows and neither program
 // makes.
 var neverNeeded = []string{
-	"execveat", "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "pidfd_getfd", "pidfd_open", "kcmp", "semget", "semop", "semctl", "semtimedop",
+	"execveat", "open_by_handle_at", "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "pidfd_getfd", "pidfd_open", "kcmp", "semget", "semop", "semctl", "semtimedop",
 	"msgget", "msgsnd", "msgrcv", "msgctl", "shmget", "shmat", "shmctl", "mq_open", "mq_unlink", "mq_notify", "mq_timedsend", "mq_timedreceive", "mq_getsetattr",
 	"mknod", "swapon", "swapoff", "io_uring_setup", "io_uring_enter", "io_uring_register", "inotify_init", "inotify_init1", "fanotify_mark", "add_key", "keyctl", "request_key",
 	"landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "personality", "vfork",

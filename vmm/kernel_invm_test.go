@@ -148,7 +148,7 @@ func start(t *testing.T, board Board, share string, change func(*Config)) *runni
 	must(t, err)
 	c := Config{
 		Name: "t", Accel: KVM, Board: board, Memory: 128 << 20, CPUs: 1,
-		Kernel: &Kernel{Image: tree.Kernel, Initrd: tree.Initrd, Cmdline: "console=ttyS0 loglevel=6 panic=-1 reboot=t"},
+		Kernel: &Kernel{Image: tree.Kernel, Initrd: tree.Initrd, Cmdline: "console=ttyS0 quiet panic=-1 reboot=t"},
 		QMP:    3, Console: 4, Agent: 5, Shares: []Share{{Tag: "root", Socket: 6}}, Vsock: &Vsock{CID: 42, File: 7},
 	}
 	files := []*os.File{listen(t, at("qmp")), listen(t, at("console")), listen(t, at("agent")), fs, vsock}

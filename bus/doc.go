@@ -25,6 +25,18 @@
 // slot. So the answer is fresh without trust in any clock, and it also tells the
 // node's time, by which the client chooses the expiry of its requests.
 //
+// # Acting on a workload
+//
+// What changes or enters a running workload takes the account's own key, never a
+// session's, and a plan that grants it; Allowed judges that when it is opened and at
+// every renewal. Programs, consoles and files are duplex streams: the request brings a
+// secret, the first reply another, and of both come two keys that encrypt the frames
+// of this one stream and direction. So a key that must be touched is touched once.
+// Messages are numbered and acknowledged, sent again until they arrive, and at most
+// DuplexWindow of a direction are on the way: a bus that drops, repeats or reorders
+// costs time, not content. A renewal names the present beat of the lease, which the
+// node tells when it begins, so that nobody can keep renewals for later.
+//
 // # Nodes among themselves
 //
 // Peers carries calls from node to node, on the subject peer.<slot>. A PeerRequest

@@ -543,3 +543,15 @@ func TestDuplexSurvivesTheBusRestarting(t *testing.T) {
 	}
 	goodbye(t, d)
 }
+
+// A list that names two servers: when one goes for good, the stream goes on over
+// the other, both ways.
+func TestDuplexGoesOnOverTheOtherServer(t *testing.T) {
+	w, a, b := newWorld(t), serve(t), serve(t)
+	n := w.start(t, slot, newKeys(t), a.URL(), b.URL())
+	d := dialog(t, w, n, echo, a.URL(), b.URL())
+	through(t, d, 3, 100)
+	must(t, a.Stop())
+	through(t, d, 2*bus.DuplexWindow, 100)
+	goodbye(t, d)
+}

@@ -308,32 +308,6 @@ func (c *Client) receipts(ctx context.Context, id canon.Hash) (map[string]contra
 	return out, nil
 }
 
-// FindWorkload resolves group/deployment, or group/deployment/workload where
-// there are several.
-func (c *Client) FindWorkload(ctx context.Context, ref string) (Contract, plan.Workload, error) {
-	parts := strings.Split(ref, "/")
-	name := ""
-	if len(parts) == 3 {
-		ref, name = parts[0]+"/"+parts[1], parts[2]
-	}
-	k, err := c.FindContract(ctx, ref)
-	if err != nil {
-		return k, plan.Workload{}, err
-	}
-	names := make([]string, 0, len(k.Plan.Workloads))
-	for _, w := range k.Plan.Workloads {
-		if w.Name == name || name == "" && len(k.Plan.Workloads) == 1 {
-			return k, w, nil
-		}
-		names = append(names, ref+"/"+w.Name)
-	}
-	p := problem.New("workload-unknown", "contract %s has %d workloads", ref, len(names))
-	if name != "" {
-		p = problem.New("workload-unknown", "contract %s has no workload %q", ref, name)
-	}
-	return k, plan.Workload{}, p.WithFix("name one of: %s", strings.Join(names, ", "))
-}
-
 // MemberKeys lists the keys of a group's members.
 func (c *Client) MemberKeys(ctx context.Context, group canon.Hash) ([]sign.PublicKey, error) {
 	g, _, err := c.Group(ctx, group)

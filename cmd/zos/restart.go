@@ -16,8 +16,8 @@ func (a *app) restartCommand() *cobra.Command {
 		Short: "End workloads gracefully and start them again",
 		Long: `End workloads gracefully and start them again, by the own key of a member of the
 contract's group. Their files stay. A contract stands for all its workloads, the name of
-a replica set for all of the set, one after the other. The spec must not say
-access: {restart: none}.  It is recorded among the workloads' events.`,
+a replica set for all of the set: each is told to in turn, and none is waited for. The
+spec must not say  access: {restart: none}.  It is recorded among the workloads' events.`,
 		Example:           "  zos restart demo/shop/web-1\n  zos restart demo/shop/web demo/shop/db",
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.completeAll(workloadNames),

@@ -244,7 +244,7 @@ func execLocally(ctx context.Context, p protocol.ExecParams, d *bus.Duplex) erro
 			}
 		}
 	}()
-	err = cmd.Wait()
+	_ = cmd.Wait() // its exit code tells
 	stop()
 	<-steered
 	<-read

@@ -179,6 +179,7 @@ func TestFramesOfAnotherStreamOrDirectionAreRefused(t *testing.T) {
 func TestUnknownStreamsFramesAreDropped(t *testing.T) {
 	w, m := newWorld(t), newMiddle(t)
 	n := w.start(t, slot, newKeys(t), m.node)
+	w.greeted(t, w.member, m.people) // it listens now
 	for range 1000 {
 		m.toNode(append([]byte{2}, make([]byte, 100)...), "")
 	}

@@ -118,6 +118,7 @@ func TestRequestOfAnEarlierBootIsRefused(t *testing.T) {
 	wantCode(t, err, "node-silent")
 	n.stop()
 	n = w.start(t, slot, k, m.node)
+	w.greeted(t, w.member, m.people) // it listens now
 	m.toNode(<-held, "")
 	refusedSoon(t, n, "request-stale", 1)
 	if len(n.calls) != 0 {

@@ -128,6 +128,9 @@ func (t *tree) parent(into int, dir string, uid, gid int) (int, error) {
 			}
 		}
 		unix.Close(at)
+		if errors.Is(err, unix.ENOTDIR) {
+			return -1, problem.New(CodeBadFile, "%.200q is not a directory", name)
+		}
 		if err != nil {
 			return -1, err
 		}

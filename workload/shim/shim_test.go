@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/zero-os/zos/linux/process"
 	"github.com/zero-os/zos/supervise"
 	"github.com/zero-os/zos/workload/logs"
@@ -102,7 +104,11 @@ func TestLockIsHeldWithoutAGapUntilDeath(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close()
-	if _, err := inheritLock(dir, other.Fd()); err == nil {
+	fd, err := unix.Dup(int(other.Fd())) // inheritLock owns what it is given
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := inheritLock(dir, uintptr(fd)); err == nil {
 		t.Error("the lock of another directory was inherited")
 	}
 }

@@ -62,7 +62,8 @@ func (k *Kind) adapt(ctx context.Context, d workload.Desired, c Parts, p place, 
 	if err := shim.WriteSpec(p.run, spec); err != nil {
 		return false
 	}
-	if shim.Alive(p.run) && !k.reload(ctx, p) {
+	// One that died meanwhile is replaced, and the next one reads what is written.
+	if shim.Alive(p.run) && !k.reload(ctx, p) && shim.Alive(p.run) {
 		return false
 	}
 	k.cfg.Log.Info("a new version changes what runs without a new start", "workload", p.key)

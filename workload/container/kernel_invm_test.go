@@ -62,8 +62,8 @@ func TestContainerIsConfined(t *testing.T) {
 	st := status(t, k, d.ID)
 	total, private := rss(t, st.Shim.PID)
 	t.Logf("measured: shim RSS %d KiB, private dirty %d KiB", total, private)
-	if total > 16<<10 {
-		t.Errorf("shim RSS %d KiB, want at most 16 MiB", total)
+	if total > 8<<10 {
+		t.Errorf("shim RSS %d KiB, want at most 8 MiB", total)
 	}
 	s, err := process.ReadSecurity(st.Process.PID)
 	must(t, err)

@@ -126,6 +126,11 @@ func TestExecRunsConfinedInside(t *testing.T) {
 	if st := status(t, k, d.ID); st.Restarts != 0 || !st.Process.Alive() {
 		t.Errorf("%+v", st)
 	}
+	total, _ := rss(t, status(t, k, d.ID).Shim.PID)
+	t.Logf("measured: shim RSS after six programs and 200 kB each way: %d KiB", total)
+	if total > 10<<10 {
+		t.Errorf("shim RSS %d KiB", total)
+	}
 	if left, _ := filepath.Glob(k.place(d.ID).run + "/exec-*"); len(left) != 0 {
 		t.Errorf("left in the run directory: %v", left)
 	}
@@ -439,12 +444,13 @@ func TestLimitsAndLifeChangeWithoutANewStart(t *testing.T) {
 	}
 	// With the shim dead, the next one goes by the new plan.
 	must(t, unix.Kill(status(t, k, d.ID).Shim.PID, unix.SIGKILL))
+	until(t, "shim dead", func() bool { return !shim.Alive(p.run) })
 	d = desire(t, "app", []string{"append", "/file"}, func(d *workload.Desired, _ *planContainer) { d.Version, d.Plan.Resources.CPU = 4, 900 })
 	must(t, k.Ensure(timeout(t), d))
 	until(t, "limited", func() bool { got, _ := p.cgroup.Read("cpu.max"); return got == "90000 100000" })
 	same("a version for a dead shim")
 	// Less memory than it uses: a new start, with its data.
-	d = desire(t, "app", []string{"append", "/file"}, func(d *workload.Desired, _ *planContainer) { d.Version, d.Plan.Resources.Memory = 5, minMemory })
+	d = desire(t, "app", []string{"append", "/file"}, func(d *workload.Desired, _ *planContainer) { d.Version, d.Plan.Resources.Memory = 5, minMemory+1<<20 })
 	_ = k.Ensure(timeout(t), d) // it may be too little to start with
 	if now, err := shim.ReadStatus(p.run); err == nil && now.Process == first.Process && now.Process.Alive() {
 		t.Error("memory in use was taken away")

@@ -56,8 +56,10 @@ func Run(ctx context.Context, dir string, lockFD uintptr, engines Engines) error
 		return err
 	}
 	s := &shim{dir: dir, spec: spec, asks: make(chan ask)}
-	if old, err := ReadStatus(dir); err == nil && old.Plan == spec.Plan {
-		s.status = old // keeps the count of restarts and the last exit
+	// What an earlier shim wrote holds, by whatever plan it went: the directory is made
+	// anew for each start from outside.
+	if old, err := ReadStatus(dir); err == nil {
+		s.status = old
 	}
 	s.status.Plan, s.status.Shim = spec.Plan, self
 	if s.status.State == "" {

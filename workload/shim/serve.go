@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"syscall"
 	"time"
@@ -179,6 +180,7 @@ func (s *shim) handle(ctx context.Context, c *control.Conn, r control.Request) e
 		err := live.Serve(ctx, c, r)
 		stop()
 		closing.Stop()
+		debug.FreeOSMemory() // what passed through
 		return err
 	}
 	return unsupported(r.Verb)

@@ -450,14 +450,17 @@ func TestLimitsAndLifeChangeWithoutANewStart(t *testing.T) {
 	until(t, "limited", func() bool { got, _ := p.cgroup.Read("cpu.max"); return got == "90000 100000" })
 	same("a version for a dead shim")
 	// Less memory than it uses: a new start, with its data.
-	d = desire(t, "app", []string{"append", "/file"}, func(d *workload.Desired, _ *planContainer) { d.Version, d.Plan.Resources.Memory = 5, minMemory+1<<20 })
-	_ = k.Ensure(timeout(t), d) // it may be too little to start with
-	if now, err := shim.ReadStatus(p.run); err == nil && now.Process == first.Process && now.Process.Alive() {
+	if s := inside(t, k, d.ID, "take", "/tmp/x", "24"); s.code != 0 {
+		t.Fatal(s.failure, s.err.String())
+	}
+	d = desire(t, "app", []string{"append", "/file"}, func(d *workload.Desired, _ *planContainer) {
+		d.Version, d.Plan.Resources.CPU, d.Plan.Resources.Memory = 5, 900, 16<<20
+	})
+	must(t, k.Ensure(timeout(t), d))
+	if now := status(t, k, d.ID); now.Process == first.Process || first.Process.Alive() {
 		t.Error("memory in use was taken away")
 	}
-	d = desire(t, "app", []string{"append", "/file"}, func(d *workload.Desired, _ *planContainer) { d.Version = 6 })
-	must(t, k.Ensure(timeout(t), d))
-	running(t, k, d.ID)
+	output(t, k, d.ID, "lines 2")
 	if !fileInUpper(k, d.ID, "file") {
 		t.Error("its data is gone")
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -50,6 +51,12 @@ func asked(verb string, args []string) {
 		}
 	case "write":
 		if err := os.WriteFile(args[0], []byte(args[1]), 0o644); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	case "take": // megabytes into a file
+		n, _ := strconv.Atoi(args[1])
+		if err := os.WriteFile(args[0], make([]byte, n<<20), 0o644); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

@@ -2,11 +2,9 @@ package guest
 
 // Where the two sides find each other, and what the guest's kernel is told.
 const (
-	// VsockPort is the port that the agent listens at, on any context id.
-	VsockPort = 1024
 	// PortName is the name of the virtio-serial port that it opens.
 	PortName = "zos.agent"
 	// Cmdline is the kernel command line of a guest without a console: a panic, which
 	// the death of process 1 is, ends the machine.
-	Cmdline = "panic=-1 oops=panic quiet loglevel=1"
+	Cmdline = "panic=-1 oops=panic reboot=t quiet loglevel=1"
 )

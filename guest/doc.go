@@ -2,8 +2,9 @@
 // node's side (Connect, Session) and the agent's (Server). The agent itself is
 // cmd/zos-guest, process 1 of a guest.
 //
-// There is one byte stream between them, a vsock connection or a virtio-serial
-// port. On it runs yamux, and each of its streams is one connection of package
+// There is one byte stream between them, a virtio-serial port; the protocol would do as
+// well on a vsock, which guests don't get, so that no socket family leads from a guest to
+// its node. On it runs yamux, and each of its streams is one connection of package
 // workload/control: a Request, then frames. Only the node's side opens streams.
 //
 // # Beginning anew

@@ -7,6 +7,7 @@ type Group string
 
 // The groups.
 const (
+	GroupMachine Group = "machine" // what the node has in every machine: panics told, memory given back
 	GroupNet     Group = "net"
 	GroupBlock   Group = "block"
 	GroupOverlay Group = "overlay"
@@ -20,6 +21,7 @@ func (g Group) Dir() string { return "modules/" + string(g) }
 // depend on. virtiofs, ext4, virtio-serial and PCI are built into the kernel.
 func Modules() map[Group][]string {
 	return map[Group][]string{
+		GroupMachine: {"pvpanic_pci", "virtio_balloon"},
 		GroupNet:     {"virtio_net"},
 		GroupBlock:   {"virtio_blk"},
 		GroupOverlay: {"overlay"},

@@ -176,6 +176,10 @@ func (a *agent) start(b control.Boot) error {
 			return err
 		}
 	}
+	// Not worth a workload's start, if they fail.
+	if err := a.modules.load(guest.GroupMachine); err != nil {
+		fmt.Printf("zos-guest: %v\n", err)
+	}
 	if hasDevice(virtioNet) {
 		if err := a.modules.load(guest.GroupNet); err != nil {
 			return err
@@ -254,7 +258,7 @@ func (a *agent) stop(ctx context.Context, c *control.Conn, s unix.Signal, grace 
 	unix.Sync()
 	err = c.Exit(0)
 	a.mu.Lock()
-	told := a.boot != nil
+	told := a.sender != nil // somebody hears how it ended, and ends the machine by that
 	a.mu.Unlock()
 	if !told {
 		drain(c)

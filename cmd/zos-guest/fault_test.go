@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -21,10 +20,7 @@ func TestWorkloadRunsOnWithoutItsShim(t *testing.T) {
 	}
 	// Shims that come and die in the middle of what they say.
 	for _, left := range []string{"", "\xf5", "\xf5\x01abc", "garbage\x00\x00\x00"} {
-		conn, err := net.Dial("unix", m.agent)
-		if err != nil {
-			t.Fatal(err)
-		}
+		conn := m.dial()
 		_, _ = conn.Write([]byte(left))
 		_ = conn.Close()
 	}

@@ -26,7 +26,7 @@ const patience = 3 * time.Minute
 
 const testMAC = "52:54:00:12:34:56"
 
-func limit(t *testing.T) context.Context {
+func limit(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
 	return ctx
@@ -60,7 +60,7 @@ func TestMain(m *testing.M) {
 }
 
 // initrd builds it once and returns its path.
-func initrd(t *testing.T) string {
+func initrd(t testing.TB) string {
 	t.Helper()
 	b, err := built()
 	if err != nil {
@@ -82,7 +82,7 @@ func initrd(t *testing.T) string {
 // machine is a guest under test.
 type machine struct {
 	*vmtest.Machine
-	t       *testing.T
+	t       testing.TB
 	agent   string // socket of the channel
 	root    control.Root
 	started time.Time
@@ -97,7 +97,7 @@ type options struct {
 }
 
 // image is a root file system with the test's program in it.
-func image(t *testing.T) string {
+func image(t testing.TB) string {
 	t.Helper()
 	b, err := built()
 	if err != nil {
@@ -120,7 +120,7 @@ func image(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	// A link of the image's that would lead a careless agent into its own files.
+	// A link that would lead a careless agent into its own root.
 	if err := os.Symlink("../../../etc/real-hosts", filepath.Join(dir, "etc/hosts")); err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func image(t *testing.T) string {
 }
 
 // upper is an empty ext4 for a writable layer.
-func upper(t *testing.T) string {
+func upper(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "upper")
 	f, err := os.Create(path)
@@ -149,7 +149,7 @@ func upper(t *testing.T) string {
 }
 
 // start boots a guest.
-func start(t *testing.T, o options) *machine {
+func start(t testing.TB, o options) *machine {
 	t.Helper()
 	kernel, err := boot.OpenKernel(vmtest.Kernel(t))
 	if err != nil {
@@ -199,7 +199,7 @@ func start(t *testing.T, o options) *machine {
 }
 
 // virtiofsd serves dir for as long as the test lasts.
-func virtiofsd(t *testing.T, socket, dir string) {
+func virtiofsd(t testing.TB, socket, dir string) {
 	t.Helper()
 	cmd := exec.Command("/usr/lib/qemu/virtiofsd", "-f", "--socket-path="+socket, "-o", "source="+dir, "-o", "cache=always", "-o", "log_level=err")
 	cmd.Stderr = os.Stderr
@@ -220,13 +220,24 @@ func virtiofsd(t *testing.T, socket, dir string) {
 	}
 }
 
+// dial opens the channel. QEMU takes one connection at a time and lets one wait.
+func (m *machine) dial() net.Conn {
+	m.t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		conn, err := net.Dial("unix", m.agent)
+		if err == nil {
+			return conn
+		}
+		if time.Now().After(end) {
+			m.t.Fatal(err)
+		}
+	}
+}
+
 // connect begins a session as a shim does.
 func (m *machine) connect() *guest.Session {
 	m.t.Helper()
-	conn, err := net.Dial("unix", m.agent)
-	if err != nil {
-		m.t.Fatal(err)
-	}
+	conn := m.dial()
 	s, err := guest.Connect(limit(m.t), conn)
 	if err != nil {
 		m.t.Fatal(err)
@@ -236,7 +247,7 @@ func (m *machine) connect() *guest.Session {
 }
 
 // ask opens a connection for a request.
-func ask(t *testing.T, s *guest.Session, r control.Request) *control.Conn {
+func ask(t testing.TB, s *guest.Session, r control.Request) *control.Conn {
 	t.Helper()
 	c, err := s.Open(limit(t), r)
 	if err != nil {
@@ -269,7 +280,7 @@ type heard struct {
 }
 
 // listen reads until the last frame, or until what is wanted on stdout has come.
-func listen(t *testing.T, c *control.Conn, want string) heard {
+func listen(t testing.TB, c *control.Conn, want string) heard {
 	t.Helper()
 	h := heard{code: -1}
 	timer := time.AfterFunc(patience, func() { _ = c.Close() })

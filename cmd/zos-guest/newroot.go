@@ -45,19 +45,27 @@ func (n newRoot) make(privileged bool) error {
 	}
 	sources := make([]int, len(n.Binds))
 	for i, b := range n.Binds {
-		fd, err := unix.Open(filepath.Join(filesDir, filepath.Base(b.Source)), unix.O_PATH|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		fd, err := b.detached()
 		if err != nil {
 			return fmt.Errorf("open file for %s: %w", b.Target, err)
 		}
 		sources[i] = fd
 	}
-	// From here on every path is the image's, links included, and can't leave it.
 	if err := unix.Chdir(rootDir); err != nil {
 		return fmt.Errorf("enter root: %w", err)
 	}
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return fmt.Errorf("change root: %w", err)
 	}
+	// The agent's root, below which cwd still is, lies on top of the new one now: ".."
+	// in a link of the image's would lead into it.
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("leave the agent's root: %w", err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return fmt.Errorf("enter root: %w", err)
+	}
+	// From here on every path is the image's, links included, and can't leave it.
 	for _, m := range mounts(privileged) {
 		if err := m.mount(); err != nil {
 			return err
@@ -78,11 +86,7 @@ func (n newRoot) make(privileged bool) error {
 			return err
 		}
 	}
-	// The agent's root, below which cwd still is.
-	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("leave the agent's root: %w", err)
-	}
-	return unix.Chdir("/")
+	return nil
 }
 
 type mountPoint struct {
@@ -144,7 +148,20 @@ func devices() error {
 	return nil
 }
 
-// bindFile shows a file of the agent's at a path of the image's, read-only.
+// detached is the file as a mount that is nowhere yet, read-only.
+func (b bound) detached() (int, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, filepath.Join(filesDir, filepath.Base(b.Source)), unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
+		return 0, err
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
+	if !b.Exec {
+		attr.Attr_set |= unix.MOUNT_ATTR_NOEXEC
+	}
+	return fd, unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr)
+}
+
+// bindFile shows a file of the agent's at a path of the image's.
 func bindFile(source int, b bound) error {
 	if err := os.MkdirAll(filepath.Dir(b.Target), 0o755); err != nil {
 		return err
@@ -153,15 +170,9 @@ func bindFile(source int, b bound) error {
 	if err != nil {
 		return err
 	}
-	_ = f.Close()
-	if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", source), b.Target, "", unix.MS_BIND, ""); err != nil {
-		return err
-	}
-	flags := uintptr(unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV)
-	if !b.Exec {
-		flags |= unix.MS_NOEXEC
-	}
-	return unix.Mount("", b.Target, "", flags, "")
+	defer f.Close()
+	// On what was opened: a link is followed once.
+	return unix.MoveMount(source, "", int(f.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
 }
 
 // mask hides what the kernel says of the whole machine, with the lists of containers

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"archive/tar"
+	"bytes"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"testing"
@@ -44,6 +47,66 @@ func TestRunningWorkloadAnswers(t *testing.T) {
 			"CapEff: 0000000000000000", "CapBnd: 0000000000000000", "cgroup 0::/", "host web", "mount operation not permitted")
 		if strings.Contains(h.out, "pid 1 ") {
 			t.Error("it is not beside the workload's program")
+		}
+	})
+	t.Run("root inside is as confined", func(t *testing.T) {
+		h := m.exec(s, "look")
+		wantLines(t, h.out, "uid 0 gid 0", "env HOME=/root", "CapEff: 0000000000000000", "CapBnd: 0000000000000000",
+			"write /proc/sys/kernel/hostname read-only file system", "write /proc/sysrq-trigger read-only file system",
+			"write /sys/kernel/mm/transparent_hugepage/enabled read-only file system", "write /sys/fs/cgroup/cgroup.procs read-only file system",
+			"write /etc/new <nil>", "kcore 0", "mknod operation not permitted", "mount operation not permitted", "reboot operation not permitted")
+	})
+	t.Run("files go in and out", func(t *testing.T) {
+		var b bytes.Buffer
+		tw := tar.NewWriter(&b)
+		big := bytes.Repeat([]byte("0123456789"), 50000)
+		for _, e := range []struct {
+			h tar.Header
+			b []byte
+		}{
+			{tar.Header{Name: "conf/", Typeflag: tar.TypeDir, Mode: 0o750, Uid: 1000, Gid: 1000}, nil},
+			{tar.Header{Name: "conf/big", Typeflag: tar.TypeReg, Mode: 0o640, Uid: 1000, Gid: 1001}, big},
+			{tar.Header{Name: "../../../../conf/up", Typeflag: tar.TypeReg, Mode: 0o600}, []byte("stays below")},
+			{tar.Header{Name: "conf/link", Typeflag: tar.TypeSymlink, Linkname: "/disk/../lower"}, nil},
+		} {
+			e.h.Size = int64(len(e.b))
+			if err := tw.WriteHeader(&e.h); err != nil {
+				t.Fatal(err)
+			}
+			_, _ = tw.Write(e.b)
+		}
+		_ = tw.Close()
+		put := ask(t, s, control.Request{Verb: control.VerbPut, Path: "/data/in"})
+		_, _ = put.Stream(control.FrameStdin).Write(b.Bytes())
+		_ = put.Write(control.FrameCloseStdin, nil)
+		if h := listen(t, put, ""); h.code != 0 {
+			t.Fatalf("%+v", h)
+		}
+		h := listen(t, ask(t, s, control.Request{Verb: control.VerbGet, Path: "/data/in/conf"}), "")
+		got := map[string]string{}
+		tr := tar.NewReader(strings.NewReader(h.out))
+		for {
+			e, err := tr.Next()
+			if err != nil {
+				break
+			}
+			content, _ := io.ReadAll(tr)
+			got[e.Name] = fmt.Sprintf("%o %d %d %s%d", e.Mode, e.Uid, e.Gid, e.Linkname, len(content))
+		}
+		want := map[string]string{"conf/": "750 1000 1000 0", "conf/big": "640 1000 1001 500000", "conf/up": "600 0 0 11", "conf/link": "777 0 0 /disk/../lower0"}
+		if h.code != 0 || fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("code %d, fault %v, got %q, want %q", h.code, h.fault, got, want)
+		}
+		// The link leads nowhere but within the workload.
+		for _, path := range []string{"/data/in/conf/link", "/none"} {
+			if h := listen(t, ask(t, s, control.Request{Verb: control.VerbGet, Path: path}), ""); h.fault == nil {
+				t.Errorf("%s: %+v", path, h)
+			}
+		}
+		bad := ask(t, s, control.Request{Verb: control.VerbPut, Path: "/data"})
+		_, _ = bad.Stream(control.FrameStdin).Write(bytes.Repeat([]byte("no archive "), 500))
+		if h := listen(t, bad, ""); h.fault == nil {
+			t.Errorf("%+v", h)
 		}
 	})
 	t.Run("terminal", func(t *testing.T) {

@@ -164,14 +164,12 @@ func (r *reconciler) step(ctx context.Context, verbs *sync.WaitGroup) {
 				t.failures, t.next, t.err = 0, time.Time{}, nil
 			}
 			if d.start && d.Plan.Kind != "" && !now.Before(t.next) {
-				r.start(ctx, verbs, id, t, d.Version, false, func(ctx context.Context, k workload.Kind) error {
-					if r.may != nil {
-						if err := r.may(d.Plan); err != nil {
-							return err
-						}
-					}
-					return k.Ensure(ctx, d.Desired)
-				})
+				if err := r.refuse(d.Plan); err != nil {
+					t.version = d.Version
+					r.failed(t, err)
+				} else {
+					r.start(ctx, verbs, id, t, d.Version, false, func(ctx context.Context, k workload.Kind) error { return k.Ensure(ctx, d.Desired) })
+				}
 			}
 		} else {
 			t.failures, t.err = 0, nil
@@ -217,6 +215,14 @@ func (r *reconciler) aim(seen map[workload.ID]rollout.View) map[workload.ID]aim 
 		out[id] = w
 	}
 	return out
+}
+
+// refuse says why this node can't run a workload as its plan wants it.
+func (r *reconciler) refuse(w plan.Workload) error {
+	if r.may == nil {
+		return nil
+	}
+	return r.may(w)
 }
 
 // wants tells whether a workload is to be here; the caller holds the lock.

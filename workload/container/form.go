@@ -9,8 +9,10 @@ import (
 	"strings"
 
 	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/workload"
+	"github.com/zero-os/zos/workload/control"
 	"github.com/zero-os/zos/workload/life"
 	"github.com/zero-os/zos/workload/shim"
 )
@@ -60,6 +62,76 @@ func (r *Run) prepare(ctx context.Context) error {
 		return fmt.Errorf("make run directory: %w", err)
 	}
 	return r.Kind.form.Prepare(ctx, r)
+}
+
+// Root is where the flist is mounted.
+func (r *Run) Root() string { return r.place.rootfs }
+
+// Dir is the shim's directory, in memory.
+func (r *Run) Dir() string { return r.place.run }
+
+// LayerDir is where MountLayer mounts the writable layer.
+func (r *Run) LayerDir() string { return r.place.disk }
+
+// MountLayer makes a writable layer of size bytes and mounts it at LayerDir, for what
+// the node writes for the workload.
+func (r *Run) MountLayer(size uint64) error {
+	return r.Kind.diskImage(r.place.image, r.place.disk, size)
+}
+
+// Mount mounts the flist at Root: writable through a mounted layer, or read-only.
+func (r *Run) Mount(ctx context.Context, writable bool) error { return r.mount(ctx, writable) }
+
+// Disk makes a further disk of the workload, its blocks reserved, and returns its
+// path. What it held stays.
+func (r *Run) Disk(serial string, size uint64) (string, error) {
+	path := filepath.Join(r.place.data, diskPrefix+serial)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return "", diskFull(fmt.Errorf("make disk %s: %w", serial, err))
+	}
+	st, err := f.Stat()
+	if err := errors.Join(err, f.Close()); err != nil {
+		return "", fmt.Errorf("make disk %s: %w", serial, err)
+	}
+	if uint64(st.Size()) >= size {
+		return path, nil
+	}
+	return path, reserve(path, size)
+}
+
+// Given are the files of the workload's secrets.
+func (r *Run) Given(ctx context.Context) ([]control.File, error) {
+	g, err := r.Kind.give(ctx, r.Desired, r.Parts)
+	if err != nil {
+		return nil, err
+	}
+	if len(g.env) > 0 {
+		return nil, problem.New(CodeInvalid, "a machine has no variables that secrets could be")
+	}
+	var out []control.File
+	for _, f := range g.files {
+		out = append(out, control.File{Path: f.path, Mode: uint32(f.mode.Perm()), Content: f.content})
+	}
+	return out, nil
+}
+
+// Firmware copies a file of the VMM flist to path, unless something is there.
+func (r *Run) Firmware(name, path string) error {
+	if _, err := os.Lstat(path); err == nil {
+		return nil
+	}
+	b, err := os.ReadFile(filepath.Join(r.Kind.cfg.Machines.Root, name))
+	if err == nil {
+		err = os.WriteFile(path+".tmp", b, 0o600)
+	}
+	if err == nil {
+		err = os.Rename(path+".tmp", path)
+	}
+	if err != nil {
+		return diskFull(fmt.Errorf("copy firmware: %w", err))
+	}
+	return nil
 }
 
 // mount mounts the flist, writable through the workload's layer, or read-only.

@@ -63,6 +63,9 @@ type File struct {
 	Kind FileKind `json:"kind"`
 	Path string   `json:"path,omitempty"` // of a file; of a tap the network namespace
 	Name string   `json:"name,omitempty"` // of a socket or a tap
+	// Root confines the path of a file, links included, to a directory whose content
+	// is somebody else's; Path is then relative to it.
+	Root string `json:"root,omitempty"`
 	// ReadOnly is how a file is opened.
 	ReadOnly bool `json:"read_only,omitempty"`
 }
@@ -116,10 +119,22 @@ func (s *Setup) AddDisk(serial, path string, readOnly bool) {
 	s.Machine.Disks = append(s.Machine.Disks, vmm.Disk{Serial: serial, File: fd, ReadOnly: readOnly})
 }
 
-// AddFile lets the monitor inherit a file for reading.
-func (s *Setup) AddFile(path string) vmm.FD {
-	return s.add(File{Kind: FilePath, Path: path, ReadOnly: true})
+// AddChanges gives the guest a disk whose content is that of the raw image path, which
+// lies below root, with the changes that the qcow2 image at changes holds.
+func (s *Setup) AddChanges(serial, changes, root, path string) {
+	fd := s.add(File{Kind: FilePath, Path: changes})
+	base := s.AddFile(root, path)
+	s.Machine.Disks = append(s.Machine.Disks, vmm.Disk{Serial: serial, File: fd, Base: base})
 }
+
+// AddFile lets the monitor inherit, for reading, a file of a directory whose content is
+// somebody else's: no link leads out of it.
+func (s *Setup) AddFile(root, path string) vmm.FD {
+	return s.add(File{Kind: FilePath, Root: root, Path: path, ReadOnly: true})
+}
+
+// AddState lets the monitor inherit a file for reading and writing.
+func (s *Setup) AddState(path string) vmm.FD { return s.add(File{Kind: FilePath, Path: path}) }
 
 // AddNIC connects the guest with a tap of a network namespace, by the node's kernel
 // if vhost.

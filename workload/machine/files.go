@@ -49,7 +49,7 @@ func (f File) open(ctx context.Context, dir string) (*os.File, error) {
 		if f.ReadOnly {
 			mode = os.O_RDONLY
 		}
-		o, err := os.OpenFile(f.Path, mode|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+		o, err := f.openPath(mode | unix.O_NONBLOCK)
 		if err != nil {
 			return nil, err
 		}
@@ -77,6 +77,31 @@ func (f File) open(ctx context.Context, dir string) (*os.File, error) {
 		return connect(ctx, filepath.Join(dir, fsSocket))
 	}
 	return nil, fmt.Errorf("unknown kind of file %.20q", f.Kind)
+}
+
+// openPath opens a file by its path, below its root if it has one.
+func (f File) openPath(mode int) (*os.File, error) {
+	if f.Root == "" {
+		return os.OpenFile(f.Path, mode|unix.O_NOFOLLOW, 0)
+	}
+	return OpenBelow(f.Root, f.Path, mode)
+}
+
+// OpenBelow opens a file of a directory whose content is somebody else's: links are
+// followed as if the directory were the root of everything.
+func OpenBelow(root, path string, mode int) (*os.File, error) {
+	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", root, err)
+	}
+	defer unix.Close(dir)
+	fd, err := unix.Openat2(dir, path, &unix.OpenHow{
+		Flags: uint64(mode | unix.O_CLOEXEC), Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	return os.NewFile(uintptr(fd), path), nil
 }
 
 // unset takes O_NONBLOCK away again, which was there in case of a FIFO.

@@ -1,3 +1,5 @@
+//go:build !invm
+
 package machine
 
 import (

@@ -1,0 +1,135 @@
+package vm
+
+import (
+	"encoding/binary"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/spec/plan"
+	"github.com/zero-os/zos/workload"
+	"github.com/zero-os/zos/workload/container"
+)
+
+func example() plan.VM {
+	return plan.VM{V: plan.Version, Flist: canon.Sum([]byte("flist")), Size: 1, Boot: plan.BootKernel, Life: plan.DefaultLife(), Disks: []plan.Disk{{Serial: "data", Size: 1 << 20}}}
+}
+
+func desired(t *testing.T, m plan.VM, disk uint64) workload.Desired {
+	t.Helper()
+	b, err := canon.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return workload.Desired{
+		ID:   workload.ID{Contract: canon.Sum([]byte("contract")), Name: "box"},
+		Plan: plan.Workload{Name: "box", Kind: plan.KindVM, Resources: plan.Resources{CPU: 1000, Memory: 512 << 20, Disk: disk, PIDs: 128}, Config: b},
+	}
+}
+
+func TestWhatNoNodeCanRunIsRefused(t *testing.T) {
+	if _, err := (form{}).Decode(desired(t, example(), 1<<30)); err != nil {
+		t.Fatal(err)
+	}
+	for name, f := range map[string]func(*plan.VM, *workload.Desired){
+		"disks beyond the limit": func(m *plan.VM, _ *workload.Desired) { m.Disks[0].Size = 1 << 31 },
+		"another kind":           func(_ *plan.VM, d *workload.Desired) { d.Plan.Kind = plan.KindContainer },
+		"another name":           func(_ *plan.VM, d *workload.Desired) { d.Plan.Name = "other" },
+		"a path as its name":     func(_ *plan.VM, d *workload.Desired) { d.ID.Name, d.Plan.Name = "../x", "../x" },
+		"a health check": func(m *plan.VM, _ *workload.Desired) {
+			m.Life.Health = &plan.Health{Kind: "tcp", Port: 80, Interval: 1000, Timeout: 1000, Retries: 3}
+		},
+		"no boot": func(m *plan.VM, _ *workload.Desired) { m.Boot = "" },
+	} {
+		m := example()
+		d := desired(t, m, 1<<30)
+		f(&m, &d)
+		b, err := canon.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.Plan.Config = b
+		if _, err := (form{}).Decode(d); problem.Code(err) != container.CodeInvalid {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestTheLifeAloneIsNoNewMachine(t *testing.T) {
+	core := func(m plan.VM) string {
+		p, err := form{}.Decode(desired(t, m, 1<<30))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(p.Core)
+	}
+	a, b, c := example(), example(), example()
+	b.Life.Grace++
+	c.Cmdline = "quiet"
+	if core(a) != core(b) || core(a) == core(c) {
+		t.Error("a machine's core is not what only a new start changes")
+	}
+}
+
+func TestAnEmptyImageOfChangesIsWhole(t *testing.T) {
+	dir := t.TempDir()
+	for _, size := range []uint64{512, 1 << 20, 10 << 30, maxVirtual} {
+		path := filepath.Join(dir, "image")
+		if err := writeQcow(path, size); err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		used := uint64(len(b)) / cluster
+		if binary.BigEndian.Uint64(b[24:]) != size || uint64(len(b))%cluster != 0 || used > cluster/2 {
+			t.Errorf("size %d: %d clusters", size, used)
+		}
+		for i := range uint64(cluster / 2) {
+			want := uint16(0)
+			if i < used {
+				want = 1
+			}
+			if got := binary.BigEndian.Uint16(b[2*cluster+2*i:]); got != want {
+				t.Fatalf("size %d: cluster %d is counted %d times, want %d", size, i, got, want)
+			}
+		}
+		if l1 := uint64(binary.BigEndian.Uint32(b[36:])); l1*perL1 < size {
+			t.Errorf("size %d: L1 table of %d entries", size, l1)
+		}
+	}
+	for _, size := range []uint64{0, 513, 2 * maxVirtual} {
+		if writeQcow(filepath.Join(dir, "none"), size) == nil {
+			t.Errorf("%d bytes are taken for a disk", size)
+		}
+	}
+}
+
+// TestTheNodesFilesAreNotTheFlists: links of a flist lead to its own files.
+func TestTheNodesFilesAreNotTheFlists(t *testing.T) {
+	dir := t.TempDir()
+	root := filepath.Join(dir, "root")
+	for _, d := range []string{root, filepath.Join(dir, "boot"), filepath.Join(root, "kernels")} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, text := range map[string]string{filepath.Join(dir, "boot/vmlinuz"): "the node's", filepath.Join(root, "kernels/vmlinuz"): "its own"} {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for target, ok := range map[string]bool{filepath.Join(dir, "boot"): false, "../boot": false, "/kernels": true, "kernels": true, "/proc/self/cwd": false} {
+		link := filepath.Join(root, "boot")
+		_ = os.Remove(link)
+		if err := os.Symlink(target, link); err != nil {
+			t.Fatal(err)
+		}
+		if err := there(root, "boot/vmlinuz"); (err == nil) != ok {
+			t.Errorf("boot → %s: %v", target, err)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -245,7 +246,13 @@ func prepareGroup(s shim.Spec) error {
 	if err := os.MkdirAll(s.Cgroup, 0o755); err != nil {
 		return fmt.Errorf("make the machine's cgroup: %w", err)
 	}
-	for _, g := range []string{filepath.Dir(s.Cgroup), s.Cgroup} {
+	// Controllers are handed down from the root, one level after the other.
+	var levels []string
+	for g := filepath.Clean(s.Cgroup); g != "/" && g != filepath.Dir(cgroup.Root); g = filepath.Dir(g) {
+		levels = append(levels, g)
+	}
+	slices.Reverse(levels)
+	for _, g := range levels {
 		for _, controller := range []string{"+cpu", "+memory", "+pids", "+io"} {
 			if err := os.WriteFile(filepath.Join(g, "cgroup.subtree_control"), []byte(controller), 0); err != nil && controller != "+io" {
 				return fmt.Errorf("make the machine's cgroup: %w", err)

@@ -60,7 +60,7 @@ const (
 func (p *placement) fits(d *Deployment, wi, at int) fit {
 	w := d.Workloads[wi]
 	switch want := p.wants(d, wi); {
-	case want != "" && !p.nodes[at].Can(want):
+	case want != "" && !p.nodes[at].Can(want), w.Kind == plan.KindContainer && !p.nodes[at].Can(p.class(w, at)):
 		return cannotIsolate
 	case p.replicaAt(d, wi, at) != "":
 		return cannotSpread

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/flist"
 	"github.com/zero-os/zos/problem"
+	"github.com/zero-os/zos/seal"
 	"github.com/zero-os/zos/spec/plan"
 )
 
@@ -178,18 +181,44 @@ func TestExamplesCanBePlanned(t *testing.T) {
 	for i := range f.Nodes {
 		f.Nodes[i].Free = contract.Capacity{CPU: 4000, Memory: 4 << 30, Disk: 16 << 30}
 	}
+	f = lively(t, f)
 	for _, file := range files {
 		data, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
+		f.File = func(name string, _ int) ([]byte, error) { return os.ReadFile(filepath.Join(filepath.Dir(file), name)) }
 		if _, err := resolve(t, string(data), f); err != nil {
 			t.Errorf("%s: %v", file, err)
 		}
 	}
 }
 
+// lively is facts of nodes that can do everything, have keys, and where every secret
+// has a value. There are three of them at least.
+func lively(t testing.TB, f Facts) Facts {
+	f.Nodes = slices.Clone(f.Nodes)
+	for len(f.Nodes) < 3 {
+		f.Nodes = append(f.Nodes, Node{Slot: canon.Hash{byte(100 + len(f.Nodes))}, Name: fmt.Sprintf("more-%d", len(f.Nodes)), Free: f.Nodes[0].Free})
+	}
+	for i := range f.Nodes {
+		k, err := seal.KeyFromSeed([32]byte{byte(i)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Nodes[i].Isolation, f.Nodes[i].Epoch, f.Nodes[i].SealingKey = []string{"microvm", "namespace"}, 1, k.Public()
+	}
+	f.File = func(string, int) ([]byte, error) { return []byte("content"), nil }
+	f.Value = func(string) ([]byte, bool, error) { return []byte("value"), true, nil }
+	return f
+}
+
 func FuzzParse(f *testing.F) {
+	life, err := os.ReadFile("../examples/life/life.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(life)
 	f.Add([]byte(good))
 	f.Add([]byte(shop))
 	f.Add([]byte(public))
@@ -201,7 +230,7 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("accepted %q without a name or a workload", data)
 		}
 		if err == nil {
-			f := publicFacts()
+			f := lively(t, publicFacts())
 			f.Image = func(context.Context, string) (Image, error) {
 				return Image{Flist: canon.Sum([]byte("image")), Config: flist.Config{Entrypoint: []string{"/web"}}}, nil
 			}

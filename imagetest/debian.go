@@ -126,13 +126,13 @@ func (b *builder) debs(packages, without []string) ([]string, error) {
 	}
 	if len(missing) > 0 {
 		// Downloaded aside, so that half a file never has the name of a whole one.
-		aside := filepath.Join(b.work, "debs")
-		if err := os.Mkdir(aside, 0o755); err != nil {
+		aside, err := os.MkdirTemp(b.work, "debs")
+		if err != nil {
 			return nil, err
 		}
 		old := b.work
 		b.work = aside // apt-get download writes to its working directory
-		_, err := b.apt(append([]string{"download"}, missing...)...)
+		_, err = b.apt(append([]string{"download"}, missing...)...)
 		b.work = old
 		if err != nil {
 			return nil, err
@@ -227,9 +227,20 @@ func (b *builder) tidy() error {
 	for _, path := range []string{
 		"usr/share/doc", "usr/share/doc-base", "usr/share/man", "usr/share/info", "usr/share/lintian", "usr/share/bug", "usr/share/locale",
 		"usr/share/i18n", "var/cache/apt", "var/cache/debconf", "var/cache/ldconfig", "var/lib/apt/lists", "var/log", "debootstrap",
-		"etc/hostname", "etc/resolv.conf", "etc/.pwd.lock", "etc/machine-id", "var/lib/dbus/machine-id",
+		"etc/hostname", "etc/.pwd.lock", "var/lib/dbus/machine-id",
 	} {
 		if err := os.RemoveAll(filepath.Join(b.tree, path)); err != nil {
+			return err
+		}
+	}
+	// Empty: systemd then makes one, and does not take it for the first boot ever.
+	if _, err := os.Stat(filepath.Join(b.tree, "etc/machine-id")); err == nil {
+		if err := b.write("/etc/machine-id", 0o644, ""); err != nil {
+			return err
+		}
+	}
+	if info, err := os.Lstat(filepath.Join(b.tree, "etc/resolv.conf")); err == nil && info.Mode().IsRegular() {
+		if err := os.Remove(filepath.Join(b.tree, "etc/resolv.conf")); err != nil {
 			return err
 		}
 	}
@@ -327,3 +338,9 @@ func (b *builder) append(path, content string) error {
 }
 
 func splitLines(b []byte) []string { return strings.Fields(string(b)) }
+
+// compilePython compiles Python's library, checked by nobody: by default bytecode is
+// valid only for the source's time, which tidy sets.
+func (b *builder) compilePython() error {
+	return b.chroot("0:0", "python3", "-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash", "/usr/lib/python3.11", "/usr/lib/python3/dist-packages")
+}

@@ -70,6 +70,7 @@ func (b *builder) busyboxLinks(root string) error {
 func debian() recipe {
 	r := recipe{
 		Image:       container("debian", 8080, "0:0", []string{"/usr/bin/perl", "/serve.pl"}, 128*mib),
+		Version:     1,
 		Debootstrap: true,
 		Files:       map[string]string{"/serve.pl": "debian/serve.pl"},
 	}
@@ -113,7 +114,7 @@ func java() recipe {
 			}
 			return errors.Join(
 				b.users("app:1000:/app"),
-				b.chroot("0:0", home+"/bin/java", "-cp", "/ecj/usr/share/java/*", "org.eclipse.jdt.internal.compiler.batch.Main", "-17", "-d", "/app", "/app/Server.java"),
+				b.chroot("0:0", home+"/bin/java", "-cp", "/ecj/usr/share/java/*", "org.eclipse.jdt.internal.compiler.batch.Main", "-17", "-proc:none", "-d", "/app", "/app/Server.java"),
 				os.RemoveAll(filepath.Join(b.tree, "ecj")),
 				// What the package's own script does: the classes of the runtime, ready to map.
 				b.chroot("0:0", home+"/bin/java", "-Xshare:dump", "-Xlog:disable"),
@@ -175,7 +176,7 @@ func postgres() recipe {
 	r := recipe{
 		Image: container("postgres", 5432, "999:999", []string{bin + "postgres", "-D", data,
 			"-c", "listen_addresses=*", "-c", "jit=off", "-c", "shared_buffers=16MB", "-c", "unix_socket_directories=/tmp", "-c", "fsync=off"}, 192*mib),
-		Packages: []string{"postgresql-15"},
+		Packages: []string{"postgresql-15", "dash", "libpam0g", "libaudit1", "libcap-ng0"},
 		Without: append([]string{"libllvm", "libz3", "postgresql-common", "postgresql-client", "ssl-cert", "openssl", "locales", "libc-l10n", "netbase",
 			"libjson", "libedit", "libbsd", "libmd0"}, lean...),
 		finish: func(b *builder) error {
@@ -200,7 +201,11 @@ func python() recipe {
 		Packages: []string{"python3"},
 		Without:  append([]string{"libnsl2", "libtirpc", "libkrb5", "libk5crypto", "libgssapi", "libcom-err", "libkeyutils"}, lean...),
 		Files:    map[string]string{"/app/app.py": "python/app.py"},
-		finish:   func(b *builder) error { return b.users("app:1000:/app") },
+		Version:  1,
+		finish: func(b *builder) error {
+			// Python's package leaves this name to its script.
+			return errors.Join(b.users("app:1000:/app"), b.dir("/usr/lib/python3/dist-packages", 0o755, 0, 0), b.compilePython())
+		},
 	}
 	r.Config.Env = append([]string{"PYTHONDONTWRITEBYTECODE=1"}, path...)
 	r.Check = func(ctx context.Context, d Dialer, address string) error {

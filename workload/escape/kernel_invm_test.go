@@ -168,6 +168,9 @@ func output(dir string) (string, error) {
 			return out.String(), err
 		}
 		for _, rec := range recs {
+			if rec.Stream != logs.Stdout {
+				continue
+			}
 			out.Write(rec.Data)
 			if !rec.Partial {
 				out.WriteByte('\n')

@@ -73,7 +73,8 @@ func zeros(n int) uintptr {
 	return uintptr(unsafe.Pointer(&b[0]))
 }
 
-var kept [][]byte
+// kept are the arguments of calls, for as long as the process lives.
+var kept []any
 
 // writeFile tries to write what a file has already, or else a value that does nothing.
 func writeFile(path, value string) attempt {
@@ -357,7 +358,8 @@ func kernelAttempts() map[string]attempt {
 				return err
 			}
 			defer os.Remove("/tmp/caps")
-			return unix.Setxattr("/tmp/caps", "security.capability", make([]byte, 20), 0)
+			// VFS_CAP_REVISION_2, and no capability.
+			return unix.Setxattr("/tmp/caps", "security.capability", append([]byte{0, 0, 0, 2}, make([]byte, 16)...), 0)
 		}),
 		"rights/trusted-xattr": do(func() error {
 			if err := os.WriteFile("/tmp/trusted", nil, 0o644); err != nil {
@@ -414,27 +416,22 @@ func openDirectory(path string) attempt {
 func bpfMap() uintptr {
 	b := make([]uint32, 18)
 	b[0], b[1], b[2], b[3] = 2, 4, 8, 1 // an array of one
-	keptWords = append(keptWords, b)
+	kept = append(kept, b)
 	return uintptr(unsafe.Pointer(&b[0]))
 }
 
 func perfAttr() uintptr {
 	a := &unix.PerfEventAttr{Type: unix.PERF_TYPE_SOFTWARE, Config: unix.PERF_COUNT_SW_CPU_CLOCK}
 	a.Size = uint32(unsafe.Sizeof(*a))
-	keptAttr = a
+	kept = append(kept, a)
 	return uintptr(unsafe.Pointer(a))
 }
 
 func schedParam() uintptr {
 	b := []uint32{1}
-	keptWords = append(keptWords, b)
+	kept = append(kept, b)
 	return uintptr(unsafe.Pointer(&b[0]))
 }
-
-var (
-	keptWords [][]uint32
-	keptAttr  *unix.PerfEventAttr
-)
 
 func deviceAttempts() map[string]attempt {
 	all := map[string]attempt{}

@@ -104,7 +104,7 @@ func answer(fd int) {
 	for {
 		var notif [notifSize]byte
 		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), notifRecv, uintptr(unsafe.Pointer(&notif[0]))); errno != 0 {
-			if errno == unix.EINTR {
+			if errno == unix.EINTR || errno == unix.ENOENT { // ENOENT: a signal took it back; it comes again
 				continue
 			}
 			fmt.Fprintln(os.Stderr, "receive a system call:", errno)

@@ -51,8 +51,8 @@ func main() {
 	}
 }
 
-// runAll runs each attempt in a process of its own: one that ends it, or takes its
-// thread elsewhere, does not keep the others from being tried.
+// runAll runs all attempts. One that would take its process elsewhere if it worked
+// gets a process of its own; starting one takes long where processors are emulated.
 func runAll() {
 	all := attempts()
 	names := make([]string, 0, len(all))
@@ -62,11 +62,29 @@ func runAll() {
 	sort.Strings(names)
 	enc := json.NewEncoder(os.Stdout)
 	for _, name := range names {
-		_ = enc.Encode(runOne(name))
+		r := result{Name: name}
+		switch kind, _, _ := strings.Cut(name, "/"); kind {
+		case "mount", "root", "unshare", "setns", "rights", "vsock":
+			r = runOne(name)
+		default:
+			done := make(chan result, 1)
+			go func() {
+				runtime.LockOSThread()
+				got, detail := all[name]()
+				done <- result{name, got, detail}
+			}()
+			select {
+			case r = <-done:
+			case <-time.After(attemptTime):
+				r.Got = "hang"
+			}
+		}
+		_ = enc.Encode(r)
 	}
 	fmt.Println("end")
 }
 
+// runOne makes one attempt in another process.
 func runOne(name string) result {
 	ctx, cancel := context.WithTimeout(context.Background(), attemptTime)
 	defer cancel()

@@ -31,7 +31,7 @@ var machinePackages = []string{
 func machine(name, boot string) Image {
 	return Image{
 		Name: name, Kind: "vm", Boot: boot, Port: 22,
-		CPU: 1000, Memory: 768 * mib, Disk: 1024 * mib, Start: 8 * time.Minute, Check: sshAnswers,
+		CPU: 1000, Memory: 768 * mib, Disk: 1024 * mib, Start: 10 * time.Minute, Check: sshAnswers,
 	}
 }
 

@@ -129,9 +129,10 @@ func descriptors(dir string) (string, string) {
 		if err != nil {
 			continue
 		}
-		// What Go's own runtime opens to wait for descriptors, and for the children.
+		// What Go's own runtime opens: to wait for descriptors and children, and to
+		// learn how many processors it has.
 		own := strings.HasPrefix(target, "anon_inode:[event") || strings.HasPrefix(target, "anon_inode:[pidfd]") || strings.HasPrefix(target, "pipe:") ||
-			target == "/dev/null" || target == dir || strings.HasPrefix(target, "/proc/1/")
+			target == "/dev/null" || target == "/sys/fs/cgroup/cpu.max" || target == dir || strings.HasPrefix(target, "/proc/1/")
 		if !own {
 			found = append(found, target)
 		}

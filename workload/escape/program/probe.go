@@ -21,7 +21,7 @@ func probe() []string {
 	status, _ := os.ReadFile("/proc/self/status")
 	for line := range strings.Lines(string(status)) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-		if strings.HasPrefix(key, "Cap") || slices.Contains([]string{"NoNewPrivs", "Seccomp", "Seccomp_filters", "Uid", "Gid", "Groups", "Speculation_Store_Bypass"}, key) {
+		if strings.HasPrefix(key, "Cap") || slices.Contains([]string{"NoNewPrivs", "Seccomp", "Seccomp_filters", "Uid", "Gid", "Groups"}, key) {
 			say("status %s %s", key, strings.Join(strings.Fields(value), " "))
 		}
 	}

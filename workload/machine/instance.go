@@ -174,7 +174,10 @@ func (i *instance) Signal(ctx context.Context, sig unix.Signal) error {
 func (i *instance) Kill(ctx context.Context) error {
 	limited, cancel := context.WithTimeout(ctx, 2*time.Second)
 	if i.qmp.Kill(limited) == nil {
-		_ = i.vm.Wait(limited)
+		select { // watch alone waits for the process
+		case <-i.over:
+		case <-limited.Done():
+		}
 	}
 	cancel()
 	if err := i.force(ctx); err != nil {

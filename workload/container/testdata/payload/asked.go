@@ -18,7 +18,7 @@ func asked(verb string, args []string) {
 	switch verb {
 	case "web": // healthy unless /tmp/sick is there
 		fmt.Println("web")
-		panic(http.ListenAndServe(":80", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		panic(http.ListenAndServe(":8080", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if _, err := os.Stat("/tmp/sick"); err == nil || r.URL.Path != "/healthz" {
 				w.WriteHeader(http.StatusInternalServerError)
 			}

@@ -15,7 +15,8 @@ import (
 )
 
 // TestContainersRunInAWorkload runs the image nested as a guest's agent runs a
-// privileged workload: as root with every capability, in namespaces of its own.
+// privileged workload: as root with every capability. It keeps the test's process ids,
+// which the mounted /proc shows.
 func TestContainersRunInAWorkload(t *testing.T) {
 	const root = "/tmp/nested"
 	if err := os.MkdirAll(root, 0o755); err != nil {
@@ -36,7 +37,7 @@ func TestContainersRunInAWorkload(t *testing.T) {
 	cmd := exec.Command(image.Config.Entrypoint[0], image.Config.Entrypoint[1:]...)
 	cmd.Env, cmd.Dir = image.Config.Env, "/"
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS, Unshareflags: unix.CLONE_NEWNS}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Cloneflags: unix.CLONE_NEWIPC | unix.CLONE_NEWUTS, Unshareflags: unix.CLONE_NEWNS}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

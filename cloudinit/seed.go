@@ -248,11 +248,16 @@ func (s Seed) userData() []byte {
 	const boundary = "==zero-os=="
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "Content-Type: multipart/mixed; boundary=\"%s\"\nMIME-Version: 1.0\n\n", boundary)
-	// cloud-init tells what an octet-stream is by its first line.
+	// What plain text is cloud-init tells by its first line, and what was compressed it
+	// takes for plain text; of anything else it believes the header, or ignores it.
+	kind := "text/plain"
+	if bytes.HasPrefix(s.UserData, []byte{0x1f, 0x8b}) {
+		kind = "application/gzip"
+	}
 	for _, part := range []struct {
 		kind, name string
 		content    []byte
-	}{{"text/cloud-config", "zero-os.cfg", own}, {"application/octet-stream", "user-data", s.UserData}} {
+	}{{"text/cloud-config", "zero-os.cfg", own}, {kind, "user-data", s.UserData}} {
 		fmt.Fprintf(&b, "--%s\nContent-Type: %s\nMIME-Version: 1.0\nContent-Transfer-Encoding: base64\nMerge-Type: %s\nContent-Disposition: attachment; filename=\"%s\"\n\n", boundary, part.kind, merge, part.name)
 		text := base64.StdEncoding.EncodeToString(part.content)
 		for len(text) > 0 {

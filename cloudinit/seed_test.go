@@ -108,7 +108,7 @@ func TestSeedSaysWhatTheMachineIsTold(t *testing.T) {
 }
 
 func TestTheGroupsUserDataIsAPartOfItsOwn(t *testing.T) {
-	for _, own := range []string{"#cloud-config\npackages: [nginx]\n", "#!/bin/sh\necho --==zero-os==--\n", "--==zero-os==--\n\n#cloud-config", strings.Repeat("x", maxUserData)} {
+	for _, own := range []string{"#cloud-config\npackages: [nginx]\n", "#!/bin/sh\necho --==zero-os==--\n", "--==zero-os==--\n\n#cloud-config", strings.Repeat("x", maxUserData), "\x1f\x8b\x08compressed"} {
 		s := sample()
 		s.UserData = []byte(own)
 		m, err := mail.ReadMessage(bytes.NewReader(image(t, s)["user-data"]))
@@ -120,7 +120,7 @@ func TestTheGroupsUserDataIsAPartOfItsOwn(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := multipart.NewReader(m.Body, params["boundary"])
-		var parts []string
+		var parts, kinds []string
 		for {
 			p, err := r.NextRawPart()
 			if err == io.EOF {
@@ -133,7 +133,11 @@ func TestTheGroupsUserDataIsAPartOfItsOwn(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			parts = append(parts, string(b))
+			parts, kinds = append(parts, string(b)), append(kinds, p.Header.Get("Content-Type"))
+		}
+		// The only types of which cloud-init looks at the content.
+		if want := map[bool]string{true: "application/gzip", false: "text/plain"}[own[0] == 0x1f]; kinds[1] != want {
+			t.Errorf("%.40q is called %s, want %s", own, kinds[1], want)
 		}
 		if len(parts) != 2 || parts[1] != own || parts[0] != string(s.cloudConfig()) {
 			t.Errorf("%.40q: %d parts", own, len(parts))

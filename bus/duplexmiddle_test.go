@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/zero-os/zos/bus"
+	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/spec/plan"
 )
@@ -512,9 +513,12 @@ func TestOneAccountCannotTakeAllStreams(t *testing.T) {
 	n.HandleDuplex(bus.MethodExec, echo)
 	w.grant(granted())
 	c := w.client(t, w.member, url)
+	w.many = true
 	var open []*bus.Dialog
-	for range 16 {
-		d, err := c.Duplex(ctx(t), enter())
+	for i := range 16 {
+		ask := enter()
+		ask.Contract = canon.Hash{byte(i + 1)}
+		d, err := c.Duplex(ctx(t), ask)
 		must(t, err)
 		defer d.Close()
 		open = append(open, d)
@@ -522,6 +526,36 @@ func TestOneAccountCannotTakeAllStreams(t *testing.T) {
 	_, err := c.Duplex(ctx(t), enter())
 	wantCode(t, err, "node-busy")
 	goodbye(t, open[0])
+}
+
+// Accounts cost a group nothing, so they are no bound on what it takes of a node.
+func TestOneContractCannotTakeAllStreams(t *testing.T) {
+	w, url := newWorld(t), serve(t).URL()
+	n := w.start(t, slot, newKeys(t), url)
+	n.HandleDuplex(bus.MethodExec, echo)
+	w.grant(granted())
+	w.many = true
+	w.setMembers(w.member.Public(), w.outsider.Public())
+	one, two := w.client(t, w.member, url), w.client(t, w.outsider, url)
+	for i := range 12 {
+		c := one
+		if i%2 == 1 {
+			c = two
+		}
+		d, err := c.Duplex(ctx(t), enter())
+		must(t, err)
+		defer d.Close()
+	}
+	for _, c := range []*bus.Client{one, two} {
+		_, err := c.Duplex(ctx(t), enter())
+		wantCode(t, err, "node-busy")
+	}
+	ask := enter()
+	ask.Contract = canon.Hash{1}
+	d, err := one.Duplex(ctx(t), ask)
+	must(t, err)
+	defer d.Close()
+	goodbye(t, d)
 }
 
 // A link that breaks and comes back, on either side, loses nothing.

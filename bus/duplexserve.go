@@ -17,8 +17,9 @@ import (
 type DuplexHandler func(ctx context.Context, q Query, d *Duplex) error
 
 const (
-	maxDuplexes = 32 // duplex streams of one node at once
-	lingerFor   = 5 * time.Second
+	maxDuplexes    = 32 // duplex streams of one node at once
+	maxPerContract = 12 // of them for one contract, however many accounts its group has
+	lingerFor      = 5 * time.Second
 )
 
 // HandleDuplex answers a method with a duplex stream: one of MethodExec,

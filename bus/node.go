@@ -96,7 +96,8 @@ type Node struct {
 	calls    map[string]CallHandler
 	streams  map[string]StreamHandler
 	duplexes map[string]DuplexHandler
-	talking  int // duplex streams
+	talking  int               // duplex streams
+	talks    tally[canon.Hash] // of them, by contract
 	replay   *replay
 	sequence uint64 // of heartbeats
 	open     map[canon.Hash]*stream
@@ -135,6 +136,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		replay:   newReplay(),
 		open:     map[canon.Hash]*stream{},
 		callers:  tally[string]{},
+		talks:    tally[canon.Hash]{},
 	}
 	rand.Read(n.instance[:])
 	return n, nil
@@ -230,7 +232,8 @@ func (n *Node) take(ctx context.Context, wg *sync.WaitGroup, m message) {
 	if err == nil && call == nil && stream == nil && duplex == nil {
 		err = problem.New("unknown-method", "%q is not answered by this node", o.Method)
 	}
-	if err == nil && (len(n.open) >= maxOpen || duplex != nil && n.talking >= maxDuplexes || n.callers[string(o.account)] >= maxPerCaller) {
+	if err == nil && (len(n.open) >= maxOpen || n.callers[string(o.account)] >= maxPerCaller ||
+		duplex != nil && (n.talking >= maxDuplexes || n.talks[o.Contract] >= maxPerContract)) {
 		err = problem.New("node-busy", "%s: too many requests are being answered", o.Method).WithFix("wait a moment")
 	}
 	if err != nil {
@@ -248,6 +251,7 @@ func (n *Node) take(ctx context.Context, wg *sync.WaitGroup, m message) {
 	if duplex != nil {
 		s.duplex = &duplexEnd{stream: s, handler: duplex, secret: asked.Secret, frames: make(chan message, 2*DuplexWindow), via: m}
 		n.talking++
+		n.talks[o.Contract]++
 	}
 	n.open[o.hash] = s
 	n.callers[string(o.account)]++
@@ -259,6 +263,7 @@ func (n *Node) take(ctx context.Context, wg *sync.WaitGroup, m message) {
 			n.callers.less(string(o.account))
 			if s.duplex != nil {
 				n.talking--
+				n.talks.less(o.Contract)
 			}
 			n.mu.Unlock()
 			s.cancel(nil)

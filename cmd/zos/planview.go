@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -222,6 +223,9 @@ func attention(from, to *plan.Plan) []string {
 		if setuid && !hadSetuid {
 			say("%s: its programs may gain privileges inside the container", w.Name)
 		}
+		if names, what := carried(before, w); stood && len(names) > 0 {
+			say("%s: what was sealed for it before is handed to another %s: %s", w.Name, what, strings.Join(names, ", "))
+		}
 		if why := loses(before, w); stood && why != "" && before.Resources.Disk > 0 {
 			say("%s: what it has written is lost: %s", w.Name, why)
 		}
@@ -259,6 +263,44 @@ func guardsOf(w plan.Workload) (class string, privileged, setuid bool) {
 		return "", false, false
 	}
 	return c.Isolation, c.Privileged, !c.NoNewPrivs && !c.Privileged
+}
+
+// carried lists the secrets of a workload that stay sealed as they were while the
+// program that reads them becomes another one, and what of it does: nodes open them
+// for whatever the group signs, so this is where a value can be taken out.
+func carried(before, after plan.Workload) (names []string, what string) {
+	program := func(w plan.Workload) (flist canon.Hash, run string) {
+		switch w.Kind {
+		case plan.KindContainer:
+			c, _ := plan.DecodeContainer(w.Config)
+			run := fmt.Sprintf("%q %q %v", c.Args, c.Env, c.Files)
+			if c.Life.Health != nil {
+				run += fmt.Sprintf("%q", c.Life.Health.Args)
+			}
+			return c.Flist, run
+		case plan.KindVM:
+			m, _ := plan.DecodeVM(w.Config)
+			return m.Flist, fmt.Sprintf("%q %q %q %q", m.Boot, m.Cmdline, m.UserData, m.Keys)
+		}
+		return canon.Hash{}, ""
+	}
+	was, ran := program(before)
+	is, runs := program(after)
+	switch {
+	case was != is:
+		what = "image"
+	case ran != runs:
+		what = "command, environment or files"
+	default:
+		return nil, ""
+	}
+	old := plan.SecretsOf(before)
+	for _, s := range plan.SecretsOf(after) {
+		if slices.ContainsFunc(old, func(o plan.Secret) bool { return o.Name == s.Name && bytes.Equal(o.Sealed, s.Sealed) }) {
+			names = append(names, s.Name)
+		}
+	}
+	return names, what
 }
 
 // loses says why an update takes what a workload has written; "" if it stays.

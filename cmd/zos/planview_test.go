@@ -21,7 +21,15 @@ func running(t *testing.T, slot canon.Hash, change func(*plan.Container)) *plan.
 	return &plan.Plan{Name: "shop", Workloads: []plan.Workload{{Name: "db", Kind: plan.KindContainer, Slot: slot, Config: b, Resources: plan.Resources{CPU: 1, Memory: 1 << 30, Disk: 1 << 30, PIDs: 1}}}}
 }
 
-// Nobody signs a grant, less isolation or a loss of data without having been told.
+// sealed is a plan with one container that has a secret.
+func sealed(t *testing.T, slot canon.Hash, image byte, program, value string) *plan.Plan {
+	return running(t, slot, func(c *plan.Container) {
+		c.Flist, c.Args = canon.Hash{image}, []string{program}
+		c.Secrets = []plan.Secret{{Name: "pw", Env: "PASSWORD", Epoch: 1, Sealed: []byte(value)}}
+	})
+}
+
+// Nobody signs a grant, less isolation, a loss of data or another reader of a secret without having been told.
 func TestAPlanSaysWhatToLookAtTwice(t *testing.T) {
 	n1, n2 := canon.Hash{1}, canon.Hash{2}
 	same := func(*plan.Container) {}
@@ -43,6 +51,13 @@ func TestAPlanSaysWhatToLookAtTwice(t *testing.T) {
 		"setuid":     {standing, running(t, n1, func(c *plan.Container) { c.NoNewPrivs = false }), []string{"db: its programs may gain privileges"}},
 		"image":      {standing, running(t, n1, func(c *plan.Container) { c.Flist = canon.Hash{2} }), []string{"db: what it has written is lost: its image changes", "ephemeral"}},
 		"moved":      {standing, running(t, n2, same), []string{"db: what it has written is lost: it moves to another node", "ephemeral"}},
+		"sealed anew for another image": {sealed(t, n1, 1, "/db", "one"), sealed(t, n1, 2, "/db", "two"),
+			[]string{"db: what it has written is lost: its image changes", "ephemeral"}},
+		"carried on into another image": {sealed(t, n1, 1, "/db", "one"), sealed(t, n1, 2, "/db", "one"),
+			[]string{"db: what was sealed for it before is handed to another image: pw", "db: what it has written is lost: its image changes", "ephemeral"}},
+		"carried on into another command": {sealed(t, n1, 1, "/db", "one"), sealed(t, n1, 1, "/steal", "one"),
+			[]string{"db: what was sealed for it before is handed to another command, environment or files: pw"}},
+		"carried on": {sealed(t, n1, 1, "/db", "one"), sealed(t, n1, 1, "/db", "one"), nil},
 		"removed":    {standing, &plan.Plan{Name: "shop"}, []string{"db: what it has written is lost: it is removed"}},
 	} {
 		got := attention(c.from, c.to)

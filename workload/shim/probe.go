@@ -14,14 +14,25 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zero-os/zos/linux/process"
 	"github.com/zero-os/zos/workload/control"
 )
 
 // maxStatusLine bounds what a check by HTTP reads of an answer.
 const maxStatusLine = 4 << 10
 
+// networkOf opens the network namespace of a process.
+func networkOf(ref process.Ref) (*os.File, error) {
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", ref.PID))
+	if err != nil || !ref.Alive() { // afterwards: its number may be another process' by now
+		ns.Close()
+		return nil, notRunning("it has ended")
+	}
+	return ns, nil
+}
+
 // checkNet makes a check by TCP or HTTP of the loopback addresses of a network
-// namespace, given by a file such as /proc/PID/ns/net.
+// namespace, given by the name of its file.
 func checkNet(ctx context.Context, namespace string, p control.Probe) error {
 	var first error
 	for _, to := range []unix.Sockaddr{

@@ -210,7 +210,12 @@ func (c *container) Probe(ctx context.Context, p control.Probe) error {
 	if p.Kind == "exec" {
 		return c.check(ctx, p.Args)
 	}
-	return checkNet(ctx, fmt.Sprintf("/proc/%d/ns/net", c.Process().PID), p)
+	ns, err := networkOf(c.Process())
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return checkNet(ctx, fmt.Sprintf("/proc/self/fd/%d", ns.Fd()), p)
 }
 
 // Stats implements Instance.
@@ -249,7 +254,7 @@ func (c *container) Serve(ctx context.Context, conn *control.Conn, r control.Req
 	case control.VerbExec:
 		return c.exec(ctx, conn, *r.Exec)
 	case control.VerbGet, control.VerbPut:
-		t, err := openTree(fmt.Sprintf("/proc/%d/root", c.Process().PID), c.spec.UID&^0xffff)
+		t, err := treeOf(c.Process(), c.spec.UID&^0xffff)
 		if err != nil {
 			return err
 		}

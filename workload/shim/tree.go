@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zero-os/zos/linux/process"
 	"github.com/zero-os/zos/problem"
 )
 
@@ -32,7 +33,18 @@ type tree struct {
 	idBase uint32
 }
 
-// openTree opens the tree at root, such as /proc/PID/root, whose files belong to the
+// treeOf opens the file system of a process, whose files belong to the 65536 ids from
+// idBase on.
+func treeOf(ref process.Ref, idBase uint32) (*tree, error) {
+	t, err := openTree(fmt.Sprintf("/proc/%d/root", ref.PID), idBase)
+	if err == nil && !ref.Alive() { // afterwards: its number may be another process' by now
+		t.close()
+		return nil, notRunning("it has ended")
+	}
+	return t, err
+}
+
+// openTree opens the tree at root, whose files belong to the
 // 65536 ids from idBase on.
 func openTree(root string, idBase uint32) (*tree, error) {
 	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zero-os/zos/linux/process"
 	"github.com/zero-os/zos/problem"
 )
 
@@ -271,4 +272,28 @@ func FuzzPut(f *testing.F) {
 			t.Errorf("something was made outside: %v, %v", ents, err)
 		}
 	})
+}
+
+// A workload that ends while it is asked must not have another process, which got its
+// number, opened in its place.
+func TestReusedNumberOpensNobodyElse(t *testing.T) {
+	self, err := process.Of(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := self
+	before.Start--
+	for ref, want := range map[process.Ref]string{self: "", before: CodeNotRunning} {
+		tr, err := treeOf(ref, 0)
+		if err == nil {
+			tr.close()
+		}
+		ns, nerr := networkOf(ref)
+		if nerr == nil {
+			ns.Close()
+		}
+		if problem.Code(err) != want || problem.Code(nerr) != want {
+			t.Errorf("%s: files %v, network %v, want %q", ref, err, nerr, want)
+		}
+	}
 }

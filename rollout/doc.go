@@ -11,6 +11,8 @@
 //   - No workload starts before those that it comes after were seen ready.
 //   - Once a node has seen that the update failed and goes back, it never goes on with
 //     that version; and every node that hears of it goes back.
+//   - Where a node has no room left, nothing of the version before holds more than the
+//     newest plan asks for: that alone the ledger counts.
 //   - Nobody waits for ever on something but a workload that is not ready, and on the
 //     way back not longer than the update's deadline.
 //

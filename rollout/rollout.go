@@ -40,6 +40,38 @@ type Case struct {
 	Here, There map[string]View
 	Memory      Memory
 	Now         int64 // Unix seconds of the node's clock
+	// Crowded says that others were promised what Base holds here beyond what Plan asks
+	// for: the ledger counts the newest version alone. Such workloads neither stay in
+	// Base nor go back to it.
+	Crowded bool
+}
+
+// Excess is what the workloads of base hold on a slot beyond what p asks for those of
+// the same names there; base may be nil.
+func Excess(p, base *plan.Plan, slot canon.Hash) plan.Resources {
+	var sum plan.Resources
+	if base == nil {
+		return sum
+	}
+	for _, w := range base.Workloads {
+		if w.Slot == slot {
+			more := beyond(w, p)
+			sum.CPU, sum.Memory, sum.Disk = sum.CPU+more.CPU, sum.Memory+more.Memory, sum.Disk+more.Disk
+		}
+	}
+	return sum
+}
+
+// beyond is what a workload holds more than p asks for it on the same slot.
+func beyond(w plan.Workload, p *plan.Plan) plan.Resources {
+	n, ok := find(p, w.Name)
+	if !ok || n.Slot != w.Slot {
+		return plan.Resources{CPU: w.Resources.CPU, Memory: w.Resources.Memory, Disk: w.Resources.Disk}
+	}
+	less := func(a, b uint64) uint64 { return a - min(a, b) }
+	return plan.Resources{
+		CPU: less(w.Resources.CPU, n.Resources.CPU), Memory: less(w.Resources.Memory, n.Resources.Memory), Disk: less(w.Resources.Disk, n.Resources.Disk),
+	}
 }
 
 // Memory is what a node must not forget in the middle of an update. It is of one
@@ -217,6 +249,9 @@ func (d *decision) forth(name string) Step {
 // stay keeps what runs until its turn: in the version before, or, if it is well in a
 // still older one, as it is.
 func (d *decision) stay(w plan.Workload, waiting []string) Step {
+	if d.lapsed(w) {
+		return d.claim(w.Name)
+	}
 	now := d.Here[w.Name]
 	s := Step{Name: w.Name, Run: d.Base, Waiting: waiting}
 	switch {
@@ -228,6 +263,20 @@ func (d *decision) stay(w plan.Workload, waiting []string) Step {
 		s.Start = !now.Ready
 	}
 	return s
+}
+
+// lapsed tells whether others were promised what a workload of Base holds here.
+func (d *decision) lapsed(w plan.Workload) bool {
+	return d.Crowded && beyond(w, d.Plan) != (plan.Resources{})
+}
+
+// claim is a workload as the newest version has it here, whoever's turn it is.
+func (d *decision) claim(name string) Step {
+	if w, ok := find(d.Plan, name); !ok || w.Slot != d.Slot {
+		return Step{Name: name}
+	}
+	d.begin(name, false)
+	return Step{Name: name, Run: d.Version, Start: true}
 }
 
 // back is one workload on the way back to the version before.
@@ -242,6 +291,9 @@ func (d *decision) back(name string) Step {
 	}
 	if !had || w.Slot != d.Slot {
 		return s // it was made by the update, or moved here
+	}
+	if d.lapsed(w) {
+		return d.claim(name)
 	}
 	now := d.Here[name]
 	if now.Version != 0 && now.Version != d.Base && !slices.Contains(d.next.Back, name) {

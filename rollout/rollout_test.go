@@ -191,3 +191,49 @@ func TestTheOrderOfASetFollowsWhatItComesAfter(t *testing.T) {
 		t.Fatalf("order %s", got)
 	}
 }
+
+// A version that asks for little, and never gets ready, must not keep what the one
+// before had: the ledger has promised that to others.
+func TestWhatOthersWerePromisedIsGivenUp(t *testing.T) {
+	set := []string{"a@1/s", "b@2/s", "c@2/s", "d@2/s"}
+	base, next := planOf(rolling(1), set...), planOf(rolling(1), set[:3]...)
+	for i := range base.Workloads {
+		base.Workloads[i].Resources = plan.Resources{CPU: 4000, Memory: 8 << 30, Disk: 1 << 30}
+	}
+	for i := range next.Workloads {
+		next.Workloads[i].Resources = plan.Resources{CPU: 4000, Memory: 8 << 30, Disk: 1 << 30}
+	}
+	next.Workloads[1].Resources.Memory = 1 << 30 // b
+	if got, want := Excess(next, base, slot(2)), (plan.Resources{CPU: 4000, Memory: 15 << 30, Disk: 1 << 30}); got != want {
+		t.Errorf("excess %+v, want %+v", got, want)
+	}
+	if got := Excess(next, nil, slot(2)); got != (plan.Resources{}) {
+		t.Errorf("excess of nothing: %+v", got)
+	}
+	back := Memory{Version: 2, Base: 1, Returned: true}
+	for _, test := range []struct {
+		name    string
+		crowded bool
+		memory  Memory
+		want    string
+	}{
+		{"with room they wait for their turn", false, Memory{}, "b:1!<a c:1!<a,b d:0"},
+		{"without it only what holds no more does", true, Memory{}, "b:2! c:1!<a,b d:0"},
+		{"with room they go back", false, back, "b:1!R c:1!R d:1!R"},
+		{"without it only what holds no more does, back", true, back, "b:2! c:1!R d:0"},
+	} {
+		c := Case{
+			Slot: slot(2), Version: 2, Plan: next, Base: 1, BasePlan: base, Memory: test.memory, Crowded: test.crowded,
+			Here: map[string]View{"b": oldReady, "c": oldReady, "d": oldReady}, There: map[string]View{"a": newAway},
+		}
+		for range 2 { // it comes to the same again
+			steps, m := Decide(c)
+			if got := show(steps); got != test.want {
+				t.Errorf("%s: %s, want %s", test.name, got, test.want)
+			}
+			if test.memory.Returned {
+				c.Memory = m
+			}
+		}
+	}
+}

@@ -37,6 +37,9 @@ type Verdict struct {
 	// Deployment is the whole plan, whose Workloads are those of every slot: a
 	// network's router must know the other nodes and who may reach whom.
 	Deployment plan.Plan
+	// Asked is what the plan asks of this slot, Granted what the farm's consent lets the
+	// group use in all of its slots, Offered what this slot has.
+	Asked, Granted, Offered Capacity
 }
 
 // Judge decides whether a node may run a contract. It assumes that the ledger,
@@ -254,6 +257,7 @@ func (j *judge) newest() error {
 	j.verdict = Verdict{
 		Contract: j.Entry.Contract, Group: j.groupID, Name: j.last.Name,
 		Version: j.last.Version, Plan: planHash, Deployment: j.lastP,
+		Asked: need, Granted: j.consent.Capacity, Offered: j.slot.Capacity,
 	}
 	for _, w := range j.lastP.Workloads {
 		if w.Slot == j.SlotID {

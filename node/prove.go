@@ -379,7 +379,10 @@ func desired(v contract.Verdict) []workload.Desired {
 
 // deployed is what package rollout needs of a believed case.
 func deployed(e evidence, v contract.Verdict) deployment {
-	return deployment{contract: v.Contract, version: v.Version, plan: &v.Deployment, history: e.History}
+	return deployment{
+		contract: v.Contract, version: v.Version, plan: &v.Deployment, history: e.History,
+		asked: v.Asked, granted: v.Granted, offered: v.Offered,
+	}
 }
 
 // keep writes the set to the data disk.

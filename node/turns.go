@@ -41,6 +41,9 @@ type deployment struct {
 	plan     *plan.Plan
 	// history is every kept approval; contract.Judge has verified all of them.
 	history []contract.Signed
+	// asked is what the plan asks of this slot, granted what the group may use of the
+	// farm, offered what the slot has.
+	asked, granted, offered contract.Capacity
 	// Of the rest only turns knows.
 	base     uint64
 	basePlan *plan.Plan
@@ -109,6 +112,7 @@ func (t *turns) set(all []deployment) {
 	for _, d := range all {
 		old := t.deployed[d.contract]
 		if old != nil && old.version == d.version {
+			old.granted, old.offered = d.granted, d.offered
 			next[d.contract] = old
 			continue
 		}
@@ -174,10 +178,12 @@ func (t *turns) aims(seen map[workload.ID]rollout.View) map[workload.ID]aim {
 		}
 		here[id.Contract][id.Name] = v
 	}
+	crowded := crowded(t.slot, t.deployed, t.memories)
 	for id, d := range t.deployed {
 		c := rollout.Case{
 			Slot: t.slot, Version: d.version, Plan: d.plan, Base: d.base, BasePlan: d.basePlan,
 			Here: here[id], There: d.there, Memory: t.memories[id], Now: t.now().Unix(),
+			Crowded: crowded[id],
 		}
 		steps, m := rollout.Decide(c)
 		t.memories[id], d.steps = m, steps

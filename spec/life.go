@@ -141,7 +141,11 @@ func (s *source) health(m map[string]any, pointer string) *plan.Health {
 		return uint64(d.Milliseconds())
 	}
 	const week = plan.MaxSeconds * time.Second
-	h.Interval = millis("interval", DefaultHealthInterval, 100*time.Millisecond, week)
+	least := plan.MinInterval * time.Millisecond
+	if h.Kind == plan.CheckExec {
+		least = plan.MinExecInterval * time.Millisecond
+	}
+	h.Interval = millis("interval", DefaultHealthInterval, least, week)
 	h.Timeout = millis("timeout", DefaultHealthTimeout, 10*time.Millisecond, 10*time.Minute)
 	h.Start = millis("start", DefaultHealthStart, 0, week)
 	h.Retries = DefaultHealthRetries

@@ -76,6 +76,7 @@ func TestMistakesOfTheLifeCycleAreMended(t *testing.T) {
 		"signal":                {add("stop: {signal: TERM}"), "9:20", `signal can't be "TERM"`, `did you mean "SIGTERM"?`},
 		"no check":              {add("health: {interval: 5s}"), "9:13", "checks nothing", "write one of"},
 		"two checks":            {add("health: {tcp: 80, http: \"80\"}"), "9:13", "is several: http, tcp", "write one of"},
+		"exec too often":        {add("health: {exec: [/check], interval: 500ms}"), "9:40", "500ms is out of range", "write 1s to"},
 		"CMD":                   {add(`health: {exec: [CMD, /check]}`), "9:21", "CMD is no program", "remove it"},
 		"CMD-SHELL":             {add(`health: {exec: [CMD-SHELL, "a || b"]}`), "9:21", "CMD-SHELL is no program", "/bin/sh"},
 		"exec as text":          {add(`health: {exec: /check}`), "9:20", "exec is a string", "write a list"},

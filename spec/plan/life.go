@@ -117,6 +117,11 @@ const (
 	MaxGrace     = 600    // seconds
 	MaxSeconds   = 604800 // of every other duration: a week
 	MaxSignal    = 64
+	// MinInterval is the least time between two health checks, in milliseconds, and
+	// MinExecInterval of those by exec: to start a program in a container is the node's
+	// own work, which no limit of the workload's bounds.
+	MinInterval     = 100
+	MinExecInterval = 1000
 )
 
 // KindVM is the kind of a whole machine.
@@ -219,8 +224,15 @@ func (m VM) Validate() error {
 	if err := validateAttachments(m.Networks); err != nil {
 		return fmt.Errorf("machine: %w", err)
 	}
-	if err := validateSecrets(m.Secrets); err != nil {
-		return fmt.Errorf("machine: %w", err)
+	for _, err := range []error{validateSecrets(m.Secrets), validatePlaces(nil, nil, m.Secrets)} {
+		if err != nil {
+			return fmt.Errorf("machine: %w", err)
+		}
+	}
+	for _, s := range m.Secrets {
+		if s.Env != "" {
+			return invalid("machine has no variables that secret %s could be", s.Name)
+		}
 	}
 	if err := m.Life.validate(); err != nil {
 		return fmt.Errorf("machine: %w", err)
@@ -266,8 +278,8 @@ func (h Health) validate() error {
 		return invalid("health check by %s has port %d", h.Kind, h.Port)
 	case (h.Kind == CheckHTTP) != strings.HasPrefix(h.Path, "/") || len(h.Path) > 256 || strings.ContainsFunc(h.Path, func(c rune) bool { return c <= ' ' || c > '~' }):
 		return invalid("health check by %s has path %.80q", h.Kind, h.Path)
-	case h.Interval < 100 || h.Interval > week:
-		return invalid("health check every %d ms, want 100 or more", h.Interval)
+	case h.Interval < MinInterval || h.Interval > week || h.Kind == CheckExec && h.Interval < MinExecInterval:
+		return invalid("health check by %s every %d ms, want %d or more, %d or more by exec", h.Kind, h.Interval, MinInterval, MinExecInterval)
 	case h.Timeout < 10 || h.Timeout > 600_000:
 		return invalid("health check may take %d ms, want 10 to 600000", h.Timeout)
 	case h.Retries < 1 || h.Retries > 100:
@@ -323,7 +335,7 @@ func validateSecrets(secrets []Secret) error {
 			return invalid("secret %.80q: want [a-z0-9-], 1 to 63 characters", s.Name)
 		case (s.Env == "") == (s.Path == ""):
 			return invalid("secret %s wants a variable or a path, and one of them", s.Name)
-		case s.Env != "" && (strings.ContainsAny(s.Env, "=\x00") || len(s.Env) > 128 || s.Mode != 0):
+		case s.Env != "" && (strings.ContainsAny(s.Env, "=/\x00") || len(s.Env) > 128 || s.Mode != 0):
 			return invalid("secret %s can't be variable %.80q", s.Name, s.Env)
 		case len(s.Sealed) == 0 || len(s.Sealed) > MaxSecret:
 			return invalid("secret %s has %d sealed bytes, want 1 to %d", s.Name, len(s.Sealed), MaxSecret)
@@ -337,6 +349,27 @@ func validateSecrets(secrets []Secret) error {
 				return err
 			}
 		}
+	}
+	return nil
+}
+
+// validatePlaces refuses two things in one place: which of them a program gets, nobody
+// who signs could tell.
+func validatePlaces(env []string, files []File, secrets []Secret) error {
+	taken := map[string]bool{}
+	for _, v := range env {
+		name, _, _ := strings.Cut(v, "=")
+		taken[name] = true
+	}
+	for _, f := range files {
+		taken[f.Path] = true
+	}
+	for _, s := range secrets {
+		place := s.Env + s.Path // one of them; a variable has no slash in front
+		if taken[place] {
+			return invalid("secret %s is put where something else is: %s", s.Name, place)
+		}
+		taken[place] = true
 	}
 	return nil
 }

@@ -252,7 +252,7 @@ func (c Container) Validate() error {
 		}
 		last = name
 	}
-	for _, err := range []error{validateAttachments(c.Networks), validateFiles(c.Files), validateSecrets(c.Secrets), c.Life.validate()} {
+	for _, err := range []error{validateAttachments(c.Networks), validateFiles(c.Files), validateSecrets(c.Secrets), validatePlaces(c.Env, c.Files, c.Secrets), c.Life.validate()} {
 		if err != nil {
 			return fmt.Errorf("container: %w", err)
 		}

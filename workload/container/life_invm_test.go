@@ -265,7 +265,7 @@ func TestHealthDecidesReadyAndRestarts(t *testing.T) {
 	for _, check := range []plan.Health{
 		{Kind: plan.CheckHTTP, Port: 8080, Path: "/healthz", Interval: 200, Timeout: 20_000, Retries: 3, Start: 120_000},
 		{Kind: plan.CheckTCP, Port: 8080, Interval: 200, Timeout: 20_000, Retries: 3, Start: 120_000},
-		{Kind: plan.CheckExec, Args: []string{"/bin/payload", "cat", "/tmp/well"}, Interval: 200, Timeout: 60_000, Retries: 2, Start: 120_000},
+		{Kind: plan.CheckExec, Args: []string{"/bin/payload", "cat", "/tmp/well"}, Interval: 1000, Timeout: 60_000, Retries: 2, Start: 120_000},
 	} {
 		d := desire(t, "web-"+check.Kind, []string{"web"}, lives(func(l *plan.Life) { l.Health = &check }))
 		must(t, k.Ensure(timeout(t), d))

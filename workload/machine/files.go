@@ -88,7 +88,8 @@ func (f File) openPath(mode int) (*os.File, error) {
 }
 
 // OpenBelow opens a file of a directory whose content is somebody else's: links are
-// followed as if the directory were the root of everything.
+// followed as if the directory were the root of everything, and nobody is waited for
+// at a FIFO.
 func OpenBelow(root, path string, mode int) (*os.File, error) {
 	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -96,7 +97,7 @@ func OpenBelow(root, path string, mode int) (*os.File, error) {
 	}
 	defer unix.Close(dir)
 	fd, err := unix.Openat2(dir, path, &unix.OpenHow{
-		Flags: uint64(mode | unix.O_CLOEXEC), Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+		Flags: uint64(mode | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY), Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"path/filepath"
 	"sync"
 	"time"
@@ -25,7 +26,27 @@ const (
 	controlLimit = 10 * time.Second // a command of QMP, a short request to the agent
 	offLimit     = 20 * time.Second // from the end of the program to that of the machine
 	killLimit    = 30 * time.Second
+	// stalled is how long a program may leave its input unread while more comes; nobody
+	// notices meanwhile that who asked has gone.
+	stalled = 10 * time.Minute
+	// maxVisits bounds what people do in a guest at a time, so that there is always room
+	// for its health, its end and its figures.
+	maxVisits = guest.MaxStreams - 4
 )
+
+// patient is a connection to which each write has a limit.
+type patient struct {
+	net.Conn
+	limit time.Duration
+}
+
+// Write implements net.Conn.
+func (p patient) Write(b []byte) (int, error) {
+	if err := p.SetWriteDeadline(time.Now().Add(p.limit)); err != nil {
+		return 0, err
+	}
+	return p.Conn.Write(b)
+}
 
 // instance is one run of a machine.
 type instance struct {
@@ -49,6 +70,8 @@ type instance struct {
 	told   chan struct{} // closed when the agent told how the program ended
 	silent chan struct{} // closed when the agent has been silent for too long
 
+	visits chan struct{} // has room for maxVisits
+
 	mu      sync.Mutex
 	session *guest.Session
 	facts   facts
@@ -58,7 +81,7 @@ func newInstance(e *engine, s shim.Spec, c Config, child bool) *instance {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &instance{
 		engine: e, spec: s, config: c, child: child, ctx: ctx, cancel: cancel,
-		over: make(chan struct{}), told: make(chan struct{}), silent: make(chan struct{}),
+		over: make(chan struct{}), told: make(chan struct{}), silent: make(chan struct{}), visits: make(chan struct{}, maxVisits),
 		facts: facts{agent: c.Agent},
 	}
 }
@@ -271,6 +294,12 @@ func (i *instance) Serve(ctx context.Context, c *control.Conn, r control.Request
 	if !i.config.Agent {
 		return unsupported(r.Verb)
 	}
+	select {
+	case i.visits <- struct{}{}:
+		defer func() { <-i.visits }()
+	default:
+		return problem.New("node-busy", "%d programs and copies are under way in this workload", maxVisits).WithFix("wait until one of them has ended")
+	}
 	s, err := i.agent()
 	if err != nil {
 		return err
@@ -286,7 +315,7 @@ func (i *instance) Serve(ctx context.Context, c *control.Conn, r control.Request
 	asked := make(chan struct{})
 	go func() {
 		defer close(asked)
-		_, _ = io.Copy(a.Raw(), c.Raw())
+		_, _ = io.Copy(patient{a.Raw(), stalled}, c.Raw())
 		a.Close() // who asked has gone, and the program with it
 	}()
 	_, _ = io.Copy(c.Raw(), a.Raw())

@@ -184,10 +184,13 @@ func (i *instance) guestOOM() bool {
 	return err == nil && st.OOMKills > 0
 }
 
+// sessionPause is the least time between the beginnings of two sessions.
+const sessionPause = time.Second
+
 // follow copies the program's output into the ring until its end. A session that
 // breaks is begun anew; a guest that does not answer any more has a bounded time.
 func (i *instance) follow(out *control.Conn) {
-	for {
+	for began := time.Now(); ; {
 		i.copy(out)
 		if i.ctx.Err() != nil {
 			return
@@ -197,6 +200,13 @@ func (i *instance) follow(out *control.Conn) {
 			i.setSession(nil)
 			return
 		}
+		// A guest that breaks every session at once must not keep the node busy.
+		select {
+		case <-i.ctx.Done():
+			return
+		case <-time.After(time.Until(began.Add(sessionPause))):
+		}
+		began = time.Now()
 		ctx, cancel := context.WithTimeout(i.ctx, i.config.Silence)
 		next, err := i.again(ctx)
 		cancel()

@@ -34,6 +34,9 @@ type Options struct {
 	Identity string
 	Firmware qemu.Firmware
 	Memory   int // MiB per machine; 0: what its identity needs
+	// Cores is how many the farm says that each machine has, of which one is real;
+	// 0: 1.
+	Cores int
 	// RelayOnly lets nodes open no UDP socket for networks.
 	RelayOnly bool
 	// Underlay, if not nil, joins machines and services instead of QEMU's user
@@ -97,7 +100,7 @@ func (o Options) guests(urls []string) []string {
 func (o Options) slotOf(name string, i, memoryMB int) contract.Slot {
 	s := contract.Slot{Name: name, Hint: "mac:" + macOf(i), Disks: []string{}, Identity: o.identity(i),
 		// The system itself keeps 192 MiB.
-		Capacity: contract.Capacity{CPU: 1000, Memory: uint64(memoryMB-192) << 20, Disk: 64 << 20}}
+		Capacity: contract.Capacity{CPU: 1000 * uint64(max(1, o.Cores)), Memory: uint64(memoryMB-192) << 20, Disk: 64 << 20}}
 	if o.identity(i) != IdentityNone {
 		s.Disks = []string{serialOf(name)}
 		s.Capacity.Disk = diskSize / 2

@@ -18,7 +18,7 @@ import (
 // and 443. Each is a forward of QEMU's.
 const (
 	firstPublicPort = 30000
-	lastPublicPort  = 30003
+	lastPublicPort  = 30007
 )
 
 // publicNet is the segment that QEMU plays behind a gateway's public card. Its

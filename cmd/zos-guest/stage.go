@@ -95,6 +95,16 @@ func carryOut() error {
 	if err := workDir(o.WorkDir); err != nil {
 		return err
 	}
+	// Programs open /dev/stdout and /dev/stderr again, by which pipes have owners.
+	for fd := range 3 {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO {
+			continue
+		}
+		if err := unix.Fchown(fd, int(o.User.UID), int(o.User.GID)); err != nil {
+			return fmt.Errorf("give a stream to the program: %w", err)
+		}
+	}
 	if err := restrict(o.User, o.NoNewPrivs, o.Privileged, nil); err != nil {
 		return err
 	}

@@ -172,7 +172,7 @@ func readConfig(s shim.Spec) (Config, error) {
 		return Config{}, fmt.Errorf("read the machine engine's configuration: %w", err)
 	}
 	if c.Patience <= 0 {
-		c.Patience = 2 * time.Minute
+		c.Patience = 5 * time.Minute // a nested guest on a busy, emulated node took three
 	}
 	if c.Silence <= 0 {
 		c.Silence = time.Minute

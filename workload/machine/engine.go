@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -70,10 +71,18 @@ func (e *engine) complaints() {
 		}
 		n = min(n, left)
 		left -= n
-		if n > 0 {
-			_ = e.ring.Write(logs.Node, buf[:n])
+		for line := range bytes.Lines(buf[:n]) {
+			if !usual(line) {
+				_ = e.ring.Write(logs.Node, line)
+			}
 		}
 	}
+}
+
+// usual tells whether a line is one that the file server prints at every end of a
+// machine, when all is well.
+func usual(line []byte) bool {
+	return bytes.HasPrefix(line, []byte("fv_remove_watch: TODO!")) || bytes.HasPrefix(line, []byte("virtio_loop: Unexpected poll revents"))
 }
 
 // Close implements shim.Engine.
@@ -113,6 +122,11 @@ func (e *engine) Start(ctx context.Context, s shim.Spec) (shim.Instance, error) 
 	}
 	out := os.NewFile(uintptr(fd), errorFIFO)
 	defer out.Close()
+	turn, err := takeTurn(ctx, e.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer turn.Close()
 	i := newInstance(e, s, c, true)
 	if err := e.start(ctx, i, out); err != nil {
 		i.Release()
@@ -155,10 +169,11 @@ func (e *engine) start(ctx context.Context, i *instance, out *os.File) error {
 	if err := shim.CheckSecurity(ctx, ref, true); err != nil {
 		return fmt.Errorf("start machine: %w", err)
 	}
-	if err := setCPU(i.spec); err != nil {
+	if err := i.take(ctx, false); err != nil {
 		return err
 	}
-	return i.take(ctx, false)
+	// Not before: the guest's kernel would start at the program's pace.
+	return setCPU(i.spec)
 }
 
 // Adopt implements shim.Engine.

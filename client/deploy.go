@@ -29,6 +29,9 @@ type Planned struct {
 	Standing *plan.Plan // what runs now, nil for a new deployment
 	Group    contract.Group
 	Epoch    uint64
+	// Read is where values of secrets were read from on this machine, each once, as the
+	// spec says it: whoever plans a spec of somebody else's must see what leaves.
+	Read []string
 	// Life is how long the proposal can gather approvals; 0 means ProposalLife.
 	Life time.Duration
 }
@@ -71,7 +74,13 @@ func (c *Client) Plan(ctx context.Context, d *spec.Deployment) (Planned, error) 
 	var images []error // what was wrong with images
 	facts := spec.Facts{Grid: c.Grid(), Group: group, Nodes: nodes, Standing: p.Standing,
 		File:  func(name string, limit int) ([]byte, error) { return specFile(d.File(), name, limit) },
-		Value: func(from string) ([]byte, bool, error) { return specValue(d.File(), from) },
+		Value: func(from string) ([]byte, bool, error) {
+			b, there, err := specValue(d.File(), from)
+			if there && !slices.Contains(p.Read, from) {
+				p.Read = append(p.Read, from)
+			}
+			return b, there, err
+		},
 	}
 	facts.Image = func(ctx context.Context, ref string) (spec.Image, error) {
 		image, err := c.Image(ctx, ref)

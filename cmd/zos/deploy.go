@@ -79,7 +79,7 @@ func planJSON(p client.Planned, names client.Names) map[string]any {
 	out := map[string]any{
 		"contract": names.Of(p.Plan.Group) + "/" + p.Plan.Name, "action": p.Action(), "version": p.Version,
 		"plan_hash": p.Hash, "threshold": p.Group.Threshold, "changes": diff(p.Standing, &p.Plan, names),
-		"attention": attention(p.Standing, &p.Plan),
+		"attention": attention(p.Standing, &p.Plan), "read": append([]string{}, p.Read...),
 	}
 	if !p.Contract.IsZero() {
 		out["contract_id"] = p.Contract
@@ -93,6 +93,9 @@ func (a *app) showPlan(p client.Planned, names client.Names) {
 	a.showDiff(diff(p.Standing, &p.Plan, names))
 	for _, l := range attention(p.Standing, &p.Plan) {
 		fmt.Fprintln(a.out, a.paint(a.out, care, "! "+printable(l)))
+	}
+	for _, from := range p.Read {
+		fmt.Fprintf(a.out, "sealed     what %s holds here\n", printable(from))
 	}
 	fmt.Fprintf(a.out, "plan hash  %s\n", a.paint(a.out, loud, p.Hash.String()))
 	fmt.Fprintf(a.out, "decided by %d of the group's votes\n", p.Group.Threshold)
@@ -257,6 +260,9 @@ It runs once enough members of the group have approved the same bytes.`,
 				p, err := c.Plan(ctx, d)
 				if err != nil {
 					return err
+				}
+				for _, from := range p.Read {
+					a.progress("sealed what %s holds here", printable(from))
 				}
 				p.Life = life
 				id, err := c.Propose(ctx, p, by)

@@ -70,6 +70,18 @@ func (k *Kind) adapt(ctx context.Context, d workload.Desired, c Parts, p place, 
 	return true
 }
 
+// stayOver makes the end of a workload that is over that of the plan want, which
+// differs from its own in nothing that needs a new start. It returns false if none is
+// over, or the new life wants it to run. The record, which the caller writes, follows.
+func (k *Kind) stayOver(c Parts, p place, rec record, want string) bool {
+	var final shim.Status
+	if shim.ReadJSON(p.final, &final) != nil || final.Plan != rec.Plan || !final.Done(k.life(c)) {
+		return false
+	}
+	final.Plan = want
+	return shim.WriteJSON(p.final, final) == nil
+}
+
 // reload tells a shim that its spec has changed; false if what runs needs a new start.
 func (k *Kind) reload(ctx context.Context, p place) bool {
 	ctx, cancel := context.WithTimeout(ctx, settle)

@@ -49,7 +49,7 @@ func (k *Kind) ensure(ctx context.Context, d workload.Desired, c Parts) error {
 	if len(c.Networks) > 0 && (k.cfg.Networks == nil || c.machine() && k.cfg.Machines.Networks == nil) {
 		return problem.New(CodeInvalid, "it wants %d networks, and this node has none", len(c.Networks))
 	}
-	if known && rec.Plan != want && rec.Core == core && k.adapt(ctx, d, c, p, want) {
+	if known && rec.Plan != want && rec.Core == core && (k.stayOver(c, p, rec, want) || k.adapt(ctx, d, c, p, want)) {
 		rec.Plan = want
 	}
 	if known && k.stands(ctx, p, want) && k.mend(ctx, d, c, p) {

@@ -398,22 +398,40 @@ func same(t *testing.T, before []string) {
 	t.Fatalf("the node is not as before:\n%s", strings.Join(diff, "\n"))
 }
 
+// rss is what a process has in memory, and what of it nobody else has changed, in KiB.
+// Where the kernel gives huge pages and what they are for is said beside it.
 func rss(t *testing.T, pid int) (rss, private int64) {
 	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", pid))
 	must(t, err)
+	var parts []string
+	name := ""
 	for _, l := range strings.Split(string(b), "\n") {
 		f := strings.Fields(l)
 		if len(f) < 2 {
 			continue
 		}
+		if !strings.HasSuffix(f[0], ":") {
+			name = f[1]
+			if len(f) > 5 {
+				name += filepath.Base(f[5])
+			}
+			continue
+		}
 		n, _ := strconv.ParseInt(f[1], 10, 64)
 		switch f[0] {
 		case "Rss:":
-			rss = n
+			if rss += n; n >= 64 {
+				parts = append(parts, fmt.Sprintf("%s %d", name, n))
+			}
 		case "Private_Dirty:":
-			private = n
+			private += n
+		case "AnonHugePages:", "ShmemPmdMapped:", "FilePmdMapped:":
+			if n > 0 {
+				parts = append(parts, fmt.Sprintf("%s%d", f[0], n))
+			}
 		}
 	}
+	t.Logf("measured: parts in KiB: %s", strings.Join(parts, ", "))
 	return rss, private
 }

@@ -48,9 +48,9 @@ func Daemonise(dir string) error {
 	cmd.Stderr = errs
 	cmd.ExtraFiles = []*os.File{held}
 	cmd.Dir = "/"
-	// One thread of Go code at a time and a small heap are plenty; this is most of
-	// what a node spends on a workload besides the workload.
-	cmd.Env = []string{"GOMAXPROCS=1", "GOGC=50", "PATH=/bin"}
+	// One thread of Go code at a time, a small heap and no huge pages for it are plenty;
+	// this is most of what a node spends on a workload besides the workload.
+	cmd.Env = []string{"GOMAXPROCS=1", "GOGC=50", "GODEBUG=disablethp=1", "PATH=/bin"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("launch shim: %w", err)

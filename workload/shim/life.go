@@ -82,6 +82,12 @@ func decide(l Life, o outcome, failures int) decision {
 	return again
 }
 
+// Done tells whether a workload that is over stays so by the life l too: one that was
+// given another life meanwhile runs again only if that life asks for it.
+func (s Status) Done(l Life) bool {
+	return s.State == Over && decide(l, outcomeOf(s.Reason, s.Exit.Code), s.Failures) == over
+}
+
 // countFailures is how many starts in a row have failed after a run that ended with o
 // and lasted for lasted, when there were n before it. One that ran for reset
 // has not failed to start, whatever ended it.

@@ -129,25 +129,57 @@ func oneLine(s string) string {
 	return s
 }
 
-// State asks runc what it knows of the container: status "created", "running",
-// "stopped" or "paused" and its pid; "" if it knows nothing.
-func (r Runtime) State(ctx context.Context) (status string, pid int, err error) {
-	if _, err := os.Stat(filepath.Join(r.Root, r.ID)); errors.Is(err, os.ErrNotExist) {
-		return "", 0, nil
+// stateFile is runc's, in the container's directory; execFIFO is there until the
+// container is told to execute its program.
+const (
+	stateFile = "state.json"
+	execFIFO  = "exec.fifo"
+	maxState  = 4 << 20 // bytes
+)
+
+// State tells what runc knows of the container: status "created", "running",
+// "stopped" or "paused" and its pid; "" if it knows nothing. It reads what runc wrote
+// and asks the kernel about that, as runc's own "state" does, without a process.
+func (r Runtime) State(context.Context) (status string, pid int, err error) {
+	dir := filepath.Join(r.Root, r.ID)
+	b, err := readBounded(filepath.Join(dir, stateFile), maxState)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", 0, nil // not even begun, or killed in mid-create
 	}
-	out, err := r.command(ctx, "state", r.ID)
 	if err != nil {
-		// Killed in mid-create it has left a directory without a state.
-		return "", 0, nil //nolint:nilerr // unknown to runc is an answer
-	}
-	var st struct {
-		Status string
-		Pid    int
-	}
-	if err := json.Unmarshal(out, &st); err != nil {
 		return "", 0, fmt.Errorf("read container state: %w", err)
 	}
-	return st.Status, st.Pid, nil
+	var st struct {
+		PID   int    `json:"init_process_pid"`
+		Start uint64 `json:"init_process_start"`
+	}
+	if json.Unmarshal(b, &st) != nil || st.PID <= 1 {
+		return "", 0, nil // unknown to runc is an answer
+	}
+	if !(process.Ref{PID: st.PID, Start: st.Start}).Alive() {
+		return "stopped", st.PID, nil
+	}
+	if _, err := os.Lstat(filepath.Join(dir, execFIFO)); err == nil {
+		return "created", st.PID, nil
+	}
+	if frozen, err := cgroup.Group(r.Cgroup).Read("cgroup.freeze"); err == nil && frozen == "1" {
+		return "paused", st.PID, nil
+	}
+	return "running", st.PID, nil
+}
+
+// readBounded reads a file of at most limit bytes.
+func readBounded(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("%s has more than %d bytes", path, limit)
+	}
+	return b, err
 }
 
 // Clean ends whatever there is of the container and makes runc, the cgroup and the

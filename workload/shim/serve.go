@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strconv"
 	"syscall"
 	"time"
@@ -180,7 +179,7 @@ func (s *shim) handle(ctx context.Context, c *control.Conn, r control.Request) e
 		err := live.Serve(ctx, c, r)
 		stop()
 		closing.Stop()
-		debug.FreeOSMemory() // what passed through
+		letGo() // what passed through
 		return err
 	}
 	return unsupported(r.Verb)

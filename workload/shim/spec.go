@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -160,17 +159,9 @@ func WriteJSON(path string, v any) error {
 
 // ReadJSON reads what WriteJSON wrote; fs.ErrNotExist if nothing was.
 func ReadJSON(path string, v any) error {
-	f, err := os.Open(path)
+	b, err := readBounded(path, maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return err
-	}
-	if err != nil {
-		return fmt.Errorf("read %s: %w", path, err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(b) > maxFile {
-		err = fmt.Errorf("more than %d bytes", maxFile)
 	}
 	if err == nil {
 		err = json.Unmarshal(b, v)

@@ -3,7 +3,6 @@ package shim
 import (
 	"context"
 	"fmt"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -57,7 +56,7 @@ func (s *shim) watch(ctx context.Context, c Instance) error {
 	defer func() { cancel(); all.Wait() }()
 
 	// From here on it waits, perhaps for weeks; a start has read configurations.
-	debug.FreeOSMemory()
+	letGo()
 	checks := &checker{ctx: s.usable, c: c, timer: time.NewTimer(0), done: make(chan error, 1), state: judgement{healthy: s.status.Healthy}}
 	e, err := s.attend(ctx, checks, c, gone, failed)
 	s.unused()

@@ -49,6 +49,27 @@ func TestWhatComesAfterARunTruthTable(t *testing.T) {
 	}
 }
 
+func TestWhatIsOverUnderAnotherLifeTruthTable(t *testing.T) {
+	exited := func(code int) Status {
+		return Status{State: Over, Reason: ReasonExited, Exit: process.Exit{Code: code}}
+	}
+	late := Status{State: Over, Reason: ReasonDeadline, Exit: process.Exit{Code: 137, Signal: 9}}
+	for _, c := range []struct {
+		s      Status
+		policy string
+		want   bool
+	}{
+		{exited(0), "never", true}, {exited(0), "on-failure", true}, {exited(0), "always", false},
+		{exited(1), "never", true}, {exited(1), "on-failure", false}, {exited(1), "always", false},
+		{late, "never", true}, {late, "on-failure", false}, {late, "always", false},
+		{Status{State: Stopped, Reason: ReasonExited}, "never", false}, {Status{State: Running}, "never", false}, {Status{}, "never", false},
+	} {
+		if got := c.s.Done(Life{Restart: c.policy, Attempts: 3}); got != c.want {
+			t.Errorf("%s by %s with code %d, now %q: %t", c.s.State, c.s.Reason, c.s.Exit.Code, c.policy, got)
+		}
+	}
+}
+
 func TestOutcomeTruthTable(t *testing.T) {
 	for _, c := range []struct {
 		reason string

@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -217,4 +218,57 @@ func FuzzStatus(f *testing.F) {
 			t.Errorf("%+v came back as %+v, %v", st, again, err)
 		}
 	})
+}
+
+// What runc wrote, and the kernel beside it, is all that is needed to know what it knows.
+func TestStateOfAContainer(t *testing.T) {
+	self, err := process.Of(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	live := fmt.Sprintf(`{"id":"x","init_process_pid":%d,"init_process_start":%d,"config":{"a":[1,2]}}`, self.PID, self.Start)
+	for _, c := range []struct {
+		name, state, status string
+		none, fifo, frozen  bool
+	}{
+		{name: "no directory", none: true},
+		{name: "killed in mid-create", state: ""},
+		{name: "torn", state: live[:40]},
+		{name: "no process", state: `{"id":"x"}`},
+		{name: "process 1", state: `{"init_process_pid":1,"init_process_start":1}`},
+		{name: "another process", state: fmt.Sprintf(`{"init_process_pid":%d,"init_process_start":%d}`, self.PID, self.Start+1), status: "stopped"},
+		{name: "not executed yet", state: live, fifo: true, status: "created"},
+		{name: "frozen", state: live, frozen: true, status: "paused"},
+		{name: "running", state: live, status: "running"},
+	} {
+		dir := t.TempDir()
+		r := Runtime{Root: dir, ID: "x", Cgroup: filepath.Join(dir, "cgroup")}
+		write := func(name, content string) {
+			t.Helper()
+			if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !c.none {
+			write(filepath.Join(dir, "x", "other"), "")
+		}
+		if c.state != "" {
+			write(filepath.Join(dir, "x", stateFile), c.state)
+		}
+		if c.fifo {
+			write(filepath.Join(dir, "x", execFIFO), "")
+		}
+		frozen := "0\n"
+		if c.frozen {
+			frozen = "1\n"
+		}
+		write(filepath.Join(r.Cgroup, "cgroup.freeze"), frozen)
+		status, pid, err := r.State(t.Context())
+		if err != nil || status != c.status || c.status == "running" && pid != self.PID {
+			t.Errorf("%s: %q, %d, %v; want %q", c.name, status, pid, err, c.status)
+		}
+	}
 }

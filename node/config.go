@@ -14,6 +14,7 @@ import (
 const (
 	dataKeys      = boot.DataDir + "/keys"
 	dataWorkloads = boot.DataDir + "/workloads"
+	dataMachines  = boot.DataDir + "/machines"
 	dataEvents    = boot.DataDir + "/events"
 	dataGateways  = boot.DataDir + "/gateways"
 	runKeys       = boot.RunDir + "/keys"

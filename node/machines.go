@@ -14,6 +14,7 @@ import (
 	"github.com/zero-os/zos/store"
 	"github.com/zero-os/zos/vmm"
 	"github.com/zero-os/zos/workload/container"
+	"github.com/zero-os/zos/workload/vm"
 )
 
 // vmmRoot is where the VMM flist is mounted, and vmmPin who keeps its objects.
@@ -65,6 +66,21 @@ func (n *Node) forContainers() *container.Machines {
 		return nil
 	}
 	return &container.Machines{Root: vmmRoot, Vhost: n.machines.ability.VhostNet == nil, Networks: n.routers}
+}
+
+// openVMs opens the kind of whole machines, where this node can run them.
+func (n *Node) openVMs() (err error) {
+	m := n.forContainers()
+	if m == nil {
+		return nil
+	}
+	nets := n.routers.Machines()
+	m.Networks = nets
+	n.vms, err = vm.New(container.Config{
+		Data: dataMachines, InMemory: n.at.Disk.Kind == boot.DiskZram, Rootfs: rootfs{n.store, n.fault, n.log},
+		Machines: m, Networks: nets, Secrets: nodeSecrets{n.at.grid.ID, n.keys.Sealing}.open, Log: n.log,
+	})
+	return err
 }
 
 // probe tells whether this node can run virtual machines: nil when all of it is in

@@ -44,6 +44,7 @@ type Node struct {
 	store    *store.Store
 	fault    *fault.Client
 	kind     *container.Kind
+	vms      *container.Kind // whole machines; nil: this node runs none
 	routers  *tenant.Kind
 	networks *networks
 	gateways *publish.Kind
@@ -150,11 +151,18 @@ func (n *Node) openKinds() (err error) {
 	if err != nil {
 		return err
 	}
+	if err := n.openVMs(); err != nil {
+		return err
+	}
 	if err := n.openGateways(); err != nil {
 		return err
 	}
 	n.receipts = newReceipts(n.at.grid.ID, n.at.Slot, n.keys.Signer, n.log)
-	n.reconc = newReconciler(map[string]workload.Kind{plan.KindContainer: n.kind, plan.KindNetwork: n.routers, plan.KindGateway: n.gateways, plan.KindDevice: n.routers.Devices()}, n.receipts.report, n.log)
+	kinds := map[string]workload.Kind{plan.KindContainer: n.kind, plan.KindNetwork: n.routers, plan.KindGateway: n.gateways, plan.KindDevice: n.routers.Devices()}
+	if n.vms != nil {
+		kinds[plan.KindVM] = n.vms
+	}
+	n.reconc = newReconciler(kinds, n.receipts.report, n.log)
 	n.turns = newTurns(n.at.Slot, boot.DataDir, n.log)
 	n.features = newFeatures(n.at.grid.ID, n.at.Slot, n.keys.Signer, n.probe, n.log)
 	n.reconc.turns, n.reconc.may = n.turns, n.features.may

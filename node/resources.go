@@ -11,7 +11,7 @@ import (
 // resources lists everything that a workload could leave behind, as the kernel
 // and the data disk show it.
 func resources() (protocol.Resources, error) {
-	f, err := footprint.Read(dataWorkloads)
+	f, err := footprint.Read(dataWorkloads, dataMachines)
 	if err != nil {
 		return protocol.Resources{}, err
 	}

@@ -217,8 +217,11 @@ func (n *Node) logs(ctx context.Context, q bus.Query, send func([]byte) error) e
 		return problem.New("workload-unknown", "contract %s has no workload %q on this node", q.Contract.Short(), params.Workload)
 	}
 	dir := n.kind.LogDir(id)
-	if all[at].Plan.Kind == plan.KindGateway {
+	switch kind := all[at].Plan.Kind; {
+	case kind == plan.KindGateway:
 		dir = n.gateways.LogDir(id) // the access log
+	case kind == plan.KindVM && n.vms != nil:
+		dir = n.vms.LogDir(id)
 	}
 	reader := logs.NewReader(dir)
 	next := params.After + 1

@@ -12,15 +12,21 @@ import (
 
 const control = "/dev/loop-control"
 
-// blockSize is the device's logical block size. 4096 lets the kernel read and
-// write the file directly also where it lies on such a device, as zram is.
-const blockSize = 4096
+// blockSize is the device's logical block size for a type of file system. 4096 lets
+// the kernel read and write the file directly also where it lies on such a device,
+// as zram is; ISO 9660 has blocks of 2048 bytes, and is not mounted from larger ones.
+func blockSize(fstype string) uint32 {
+	if fstype == "iso9660" {
+		return 2048
+	}
+	return 4096
+}
 
 // Mount mounts the file system of the given type in the file at image on target.
 // The device goes away by itself with the last mount of it. It needs the kernel's
 // loop module.
 func Mount(image, target, fstype string, flags uintptr, data string) error {
-	dev, err := attach(image)
+	dev, err := attach(image, flags&unix.MS_RDONLY != 0, blockSize(fstype))
 	if err != nil {
 		return fmt.Errorf("mount image %s: %w", image, err)
 	}
@@ -31,8 +37,12 @@ func Mount(image, target, fstype string, flags uintptr, data string) error {
 	return nil
 }
 
-func attach(image string) (*os.File, error) {
-	file, err := os.OpenFile(image, os.O_RDWR|unix.O_NOFOLLOW, 0)
+func attach(image string, readOnly bool, size uint32) (*os.File, error) {
+	mode, more := os.O_RDWR, uint32(0)
+	if readOnly {
+		mode, more = os.O_RDONLY, unix.LO_FLAGS_READ_ONLY
+	}
+	file, err := os.OpenFile(image, mode|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -51,12 +61,12 @@ func attach(image string) (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		cfg := unix.LoopConfig{Fd: uint32(file.Fd()), Size: blockSize}
-		cfg.Info.Flags = unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO
+		cfg := unix.LoopConfig{Fd: uint32(file.Fd()), Size: size}
+		cfg.Info.Flags = unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO | more
 		copy(cfg.Info.File_name[:], "zos")
 		err = configure(dev, &cfg)
 		if errors.Is(err, unix.EINVAL) { // a file system without direct I/O
-			cfg.Info.Flags = unix.LO_FLAGS_AUTOCLEAR
+			cfg.Info.Flags = unix.LO_FLAGS_AUTOCLEAR | more
 			err = configure(dev, &cfg)
 		}
 		if err == nil {

@@ -8,6 +8,7 @@ import (
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/linux/cgroup"
 	"github.com/zero-os/zos/workload"
+	"github.com/zero-os/zos/workload/machine"
 	"github.com/zero-os/zos/workload/shim"
 )
 
@@ -125,6 +126,10 @@ func (k *Kind) look(id workload.ID) workload.Status {
 			if err := k.cfg.Networks.Attached(id); err != nil {
 				base.State, base.Reason, base.Detail, base.Ready = contract.StatePending, ReasonDetached, err.Error(), false
 			}
+		}
+		if machine.Stalled(p.run) {
+			base.State, base.Reason, base.Ready = contract.StateFailed, shim.ReasonDiskFull, false
+			base.Detail = "the machine wrote more than its disk limit, and waits, paused; give it a larger disk, or restart it to make room"
 		}
 	case st.State == shim.Running:
 		base.Detail = "has just ended"

@@ -25,8 +25,8 @@ type Footprint struct {
 	Namespaces []string // of all kinds, that a process lives in, as "net:[4026531840]"
 	Interfaces []string // in the node's own network namespace
 	Processes  []string // names of programs, kernel threads not counted
-	Bytes      uint64   // allocated on disk below the workloads' directory
-	Files      uint64   // below the workloads' directory
+	Bytes      uint64   // allocated on disk below the workloads' directories
+	Files      uint64   // below the workloads' directories
 }
 
 // Same tells whether f is what g is. Namespaces are compared by number: the
@@ -36,10 +36,11 @@ func (f Footprint) Same(g Footprint) bool {
 		slices.Equal(f.Interfaces, g.Interfaces) && slices.Equal(f.Processes, g.Processes) && f.Bytes == g.Bytes && f.Files == g.Files
 }
 
-// Read lists now. dir is the workloads' directory on the data disk; one that is
-// missing holds nothing. Cached flist objects are not counted: they belong to no
-// workload and are evicted when room is needed.
-func Read(dir string) (Footprint, error) {
+// Read lists now. dirs are the workloads' directories on the data disk, one for each
+// kind that keeps something there; one that is missing holds nothing. Cached flist
+// objects are not counted: they belong to no workload and are evicted when room is
+// needed.
+func Read(dirs ...string) (Footprint, error) {
 	var f Footprint
 	fail := func(what string, err error) (Footprint, error) {
 		return Footprint{}, fmt.Errorf("list %s: %w", what, err)
@@ -71,8 +72,12 @@ func Read(dir string) (Footprint, error) {
 	if f.Processes, err = processes(); err != nil {
 		return fail("processes", err)
 	}
-	if f.Files, f.Bytes, err = Usage(dir); err != nil {
-		return fail("files", err)
+	for _, dir := range dirs {
+		files, bytes, err := Usage(dir)
+		if err != nil {
+			return fail("files", err)
+		}
+		f.Files, f.Bytes = f.Files+files, f.Bytes+bytes
 	}
 	for _, list := range [][]string{f.Mounts, f.Cgroups, f.Namespaces, f.Interfaces, f.Processes} {
 		slices.Sort(list)

@@ -32,6 +32,9 @@ func TestBytesAreThoseOnDisk(t *testing.T) {
 	if after.Files != 1 || after.Bytes < 100_000 || after.Bytes > 1<<20 {
 		t.Errorf("%d bytes for a file of 100000 with a hole", after.Bytes)
 	}
+	if twice, err := Read(dir, filepath.Join(dir, "c")); err != nil || twice.Files != 2 || twice.Bytes <= after.Bytes {
+		t.Errorf("two directories: %d files of %d bytes, %v", twice.Files, twice.Bytes, err)
+	}
 	if missing, err := Read(filepath.Join(dir, "missing")); err != nil || missing.Bytes != 0 {
 		t.Errorf("missing directory: %+v, %v", missing, err)
 	}

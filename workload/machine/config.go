@@ -54,7 +54,7 @@ type Config struct {
 
 // ProbeFrom is the way to a guest for health checks of a machine without an agent.
 type ProbeFrom struct {
-	Netns string `json:"netns"` // the workload's own
+	Netns string `json:"netns"` // of the guest's router, whose address it knows anyway
 	To    string `json:"to"`    // address of the guest
 }
 

@@ -98,7 +98,7 @@ func (e *engine) Clean(ctx context.Context) error {
 	for _, r := range e.runtimes {
 		errs = append(errs, r.Clean(ctx))
 	}
-	for _, name := range []string{qmpSocket, agentSocket, consSocket, fsSocket} {
+	for _, name := range []string{qmpSocket, agentSocket, consSocket, fsSocket, stallFile} {
 		if err := os.Remove(filepath.Join(e.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}

@@ -67,6 +67,8 @@ type instance struct {
 	over  chan struct{} // closed when ended is set
 	ended shim.Ended
 
+	stirred chan struct{} // has room for one: the machine was paused, or goes on
+
 	told   chan struct{} // closed when the agent told how the program ended
 	silent chan struct{} // closed when the agent has been silent for too long
 
@@ -81,7 +83,7 @@ func newInstance(e *engine, s shim.Spec, c Config, child bool) *instance {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &instance{
 		engine: e, spec: s, config: c, child: child, ctx: ctx, cancel: cancel,
-		over: make(chan struct{}), told: make(chan struct{}), silent: make(chan struct{}), visits: make(chan struct{}, maxVisits),
+		over: make(chan struct{}), stirred: make(chan struct{}, 1), told: make(chan struct{}), silent: make(chan struct{}), visits: make(chan struct{}, maxVisits),
 		facts: facts{agent: c.Agent},
 	}
 }
@@ -98,6 +100,8 @@ func (i *instance) take(ctx context.Context, adopted bool) error {
 		return i.early(err)
 	}
 	i.note(func(f *facts) { f.begun = true })
+	i.stir() // one that is taken over may be waiting
+	i.task(i.stalls)
 	if i.config.Console {
 		c, err := dial(limited, filepath.Join(i.engine.dir, consSocket))
 		if err != nil {
@@ -139,8 +143,11 @@ func (i *instance) note(f func(*facts)) {
 
 // event hears what QEMU says.
 func (i *instance) event(e vmm.Event) {
-	if e.Kind == vmm.EventPanic {
+	switch e.Kind {
+	case vmm.EventPanic:
 		i.note(func(f *facts) { f.panicked = true })
+	case vmm.EventDisk, vmm.EventPaused, vmm.EventResumed:
+		i.stir()
 	}
 }
 
@@ -186,7 +193,7 @@ func (i *instance) hasEnded() bool {
 // Signal implements shim.Instance.
 func (i *instance) Signal(ctx context.Context, sig unix.Signal) error {
 	if !i.config.Agent {
-		return unsupported(control.VerbSignal)
+		return i.unsupported(control.VerbSignal)
 	}
 	_, err := i.ask(ctx, control.Request{Verb: control.VerbSignal, Signal: int(sig)}, nil)
 	return err
@@ -229,6 +236,9 @@ func (i *instance) force(ctx context.Context) error {
 
 // Probe implements shim.Instance.
 func (i *instance) Probe(ctx context.Context, p control.Probe) error {
+	if Stalled(i.engine.dir) {
+		return nil // it is known not to be ready, and not ended for want of room
+	}
 	if !i.config.Agent {
 		return i.probeOutside(ctx, p)
 	}
@@ -287,12 +297,12 @@ func (i *instance) Stats(ctx context.Context) (control.Stats, error) {
 func (i *instance) Serve(ctx context.Context, c *control.Conn, r control.Request) error {
 	if r.Verb == control.VerbConsole {
 		if i.console == nil {
-			return unsupported(r.Verb)
+			return i.unsupported(r.Verb)
 		}
 		return i.console.attach(ctx, c)
 	}
 	if !i.config.Agent {
-		return unsupported(r.Verb)
+		return i.unsupported(r.Verb)
 	}
 	select {
 	case i.visits <- struct{}{}:
@@ -342,8 +352,13 @@ func (i *instance) Release() {
 	}
 }
 
-func unsupported(verb string) error {
-	return problem.New(shim.CodeUnsupported, "this kind of workload has no %s", verb)
+// unsupported refuses what this machine can't be asked for.
+func (i *instance) unsupported(verb string) error {
+	if i.config.Agent {
+		return problem.New(shim.CodeUnsupported, "a container has no %s, in a micro-VM either", verb)
+	}
+	return problem.New(shim.CodeUnsupported, "a machine has no %s: nothing inside it answers the node", verb).
+		WithFix("reach it by SSH in its network, or by zos console; zos restart restarts it")
 }
 
 // errNoAgent says that the guest's agent is not connected now.

@@ -16,6 +16,8 @@ type Net struct {
 	// Nameservers and Search are what ResolvConf says.
 	Nameservers []netip.Addr
 	Search      []string
+	// Probe is the way of health checks to a guest without an agent; nil: there is none.
+	Probe *ProbeFrom
 }
 
 // Interface is one network interface of a guest.

@@ -17,7 +17,7 @@ import (
 // probeOutside checks a machine that has no agent, over its own interface.
 func (i *instance) probeOutside(ctx context.Context, p control.Probe) error {
 	if i.config.Probe == nil || p.Kind == plan.CheckExec {
-		return unsupported(control.VerbProbe)
+		return i.unsupported(control.VerbProbe)
 	}
 	conn, err := i.config.Probe.dial(ctx, p.Port)
 	if err != nil {
@@ -60,7 +60,7 @@ func get(conn io.ReadWriter, host, path string) (status int, err error) {
 	return n, nil
 }
 
-// dial connects from the workload's network namespace.
+// dial connects from the router's network namespace.
 func (f ProbeFrom) dial(ctx context.Context, port uint16) (net.Conn, error) {
 	ns, err := netns.Open(f.Netns)
 	if err != nil {

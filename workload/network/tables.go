@@ -223,6 +223,8 @@ func inetTable(v View) fw.Table {
 				input = append(input, fw.When(fw.InLike(wgPrefix), fw.SourceIn("routers"+f.n, f.six), toRouter, fw.Protocol(proto), fw.Port(dnsPort, dnsPort), fw.Accept()))
 			}
 		}
+		// Answers to the health checks that the node makes of machines.
+		input = append(input, fw.When(fw.In(bridgeName), toRouter, fw.Protocol(unix.IPPROTO_TCP), fw.State(fw.Established), fw.Accept()))
 		input = append(input, fw.When(fw.In(bridgeName), toRouter, fw.Protocol(f.icmp), fw.ICMPType(f.echo), fw.Accept()))
 		forward = append(forward,
 			// Errors belong to a connection and have passed. Anything else of ICMP is

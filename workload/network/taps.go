@@ -103,6 +103,10 @@ func (k Attacher) machineNet(d workload.Desired, nets []plan.Attachment) (virt.N
 		want[i].Tap = fmt.Sprintf("tap%d", i)
 		out.Interfaces = append(out.Interfaces, virt.Interface{Tap: want[i].Tap, Iface: want[i].iface()})
 	}
+	if len(want) > 0 {
+		router := workload.ID{Contract: d.ID.Contract, Name: want[0].Router}
+		out.Probe = &virt.ProbeFrom{Netns: k.path(routerPrefix, router, ""), To: want[0].IPv4.String()}
+	}
 	return out, want, nil
 }
 

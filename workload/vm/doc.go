@@ -16,6 +16,11 @@
 // through the layer; the kernel is read from the flist at every start, from nowhere
 // else. One that boots its disk has the flist's disk.raw, read-only, below its changes.
 //
-// Nothing in a machine answers the node: it is stopped by its power button, and has
-// neither exec nor health checks.
+// Nothing in a machine answers the node: it is stopped by its power button, and what
+// is done inside containers by exec and cp is done by SSH or on its console. Health is
+// checked by TCP or HTTP at its address in its first network, from that network's
+// router on this node, which its own firewall must let in.
+//
+// A machine that writes more than its disk limit waits, paused, and its receipt says
+// disk-full; see package machine.
 package vm

@@ -64,8 +64,8 @@ func (form) Decode(d workload.Desired) (container.Parts, error) {
 	if err != nil {
 		return invalid("%w", err)
 	}
-	if m.Life.Health != nil {
-		return invalid("it has a health check, which nodes can't make of machines yet")
+	if m.Life.Health != nil && len(m.Networks) == 0 {
+		return invalid("it has a health check, and no network that it could be reached by")
 	}
 	if _, err := layer(m, d.Plan.Resources); err != nil {
 		return invalid("%w", err)
@@ -133,6 +133,7 @@ func (form) Prepare(ctx context.Context, r *container.Run) error {
 		return err
 	}
 	r.AddNICs(s, net)
+	s.Engine.Probe = net.Probe
 	return r.WriteMachine(s, m.Boot == plan.BootKernel)
 }
 

@@ -38,7 +38,7 @@ func TestWhatNoNodeCanRunIsRefused(t *testing.T) {
 		"another kind":           func(_ *plan.VM, d *workload.Desired) { d.Plan.Kind = plan.KindContainer },
 		"another name":           func(_ *plan.VM, d *workload.Desired) { d.Plan.Name = "other" },
 		"a path as its name":     func(_ *plan.VM, d *workload.Desired) { d.ID.Name, d.Plan.Name = "../x", "../x" },
-		"a health check": func(m *plan.VM, _ *workload.Desired) {
+		"a health check without a network": func(m *plan.VM, _ *workload.Desired) {
 			m.Life.Health = &plan.Health{Kind: "tcp", Port: 80, Interval: 1000, Timeout: 1000, Retries: 3}
 		},
 		"no boot": func(m *plan.VM, _ *workload.Desired) { m.Boot = "" },

@@ -68,14 +68,11 @@ func (n *Node) forContainers() *container.Machines {
 	return &container.Machines{Root: vmmRoot, Vhost: n.machines.ability.VhostNet == nil, Networks: n.routers}
 }
 
-// openVMs opens the kind of whole machines, where this node can run them.
+// openVMs opens the kind of whole machines, also where this node runs none (which
+// features.may says): what it has of them from a time when it did, it removes.
 func (n *Node) openVMs() (err error) {
-	m := n.forContainers()
-	if m == nil {
-		return nil
-	}
 	nets := n.routers.Machines()
-	m.Networks = nets
+	m := &container.Machines{Root: vmmRoot, Vhost: n.machines.ability.VhostNet == nil, Networks: nets}
 	n.vms, err = vm.New(container.Config{
 		Data: dataMachines, InMemory: n.at.Disk.Kind == boot.DiskZram, Rootfs: rootfs{n.store, n.fault, n.log},
 		Machines: m, Networks: nets, Secrets: nodeSecrets{n.at.grid.ID, n.keys.Sealing}.open, Log: n.log,

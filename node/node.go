@@ -44,7 +44,7 @@ type Node struct {
 	store    *store.Store
 	fault    *fault.Client
 	kind     *container.Kind
-	vms      *container.Kind // whole machines; nil: this node runs none
+	vms      *container.Kind // whole machines
 	routers  *tenant.Kind
 	networks *networks
 	gateways *publish.Kind
@@ -158,9 +158,8 @@ func (n *Node) openKinds() (err error) {
 		return err
 	}
 	n.receipts = newReceipts(n.at.grid.ID, n.at.Slot, n.keys.Signer, n.log)
-	kinds := map[string]workload.Kind{plan.KindContainer: n.kind, plan.KindNetwork: n.routers, plan.KindGateway: n.gateways, plan.KindDevice: n.routers.Devices()}
-	if n.vms != nil {
-		kinds[plan.KindVM] = n.vms
+	kinds := map[string]workload.Kind{
+		plan.KindContainer: n.kind, plan.KindVM: n.vms, plan.KindNetwork: n.routers, plan.KindGateway: n.gateways, plan.KindDevice: n.routers.Devices(),
 	}
 	n.reconc = newReconciler(kinds, n.receipts.report, n.log)
 	n.turns = newTurns(n.at.Slot, boot.DataDir, n.log)

@@ -217,10 +217,10 @@ func (n *Node) logs(ctx context.Context, q bus.Query, send func([]byte) error) e
 		return problem.New("workload-unknown", "contract %s has no workload %q on this node", q.Contract.Short(), params.Workload)
 	}
 	dir := n.kind.LogDir(id)
-	switch kind := all[at].Plan.Kind; {
-	case kind == plan.KindGateway:
+	switch all[at].Plan.Kind {
+	case plan.KindGateway:
 		dir = n.gateways.LogDir(id) // the access log
-	case kind == plan.KindVM && n.vms != nil:
+	case plan.KindVM:
 		dir = n.vms.LogDir(id)
 	}
 	reader := logs.NewReader(dir)

@@ -2,8 +2,11 @@ package vm
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // An empty image of changes, in QEMU's qcow2 (docs/interop/qcow2.txt, version 3): the
@@ -50,4 +53,39 @@ func writeQcow(path string, size uint64) error {
 		return fmt.Errorf("make image of changes: %w", err)
 	}
 	return nil
+}
+
+// growQcow makes the disk in the image at path size bytes large, if it is smaller. A
+// monitor has written the image since: what is not as writeQcow left it stays as it is.
+func growQcow(path string, size uint64) error {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return fmt.Errorf("grow image of changes: %w", err)
+	}
+	err = growHeader(f, size)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("grow image of changes: %w", err)
+	}
+	return nil
+}
+
+func growHeader(f *os.File, size uint64) error {
+	b := make([]byte, 48)
+	if _, err := f.ReadAt(b, 0); err != nil {
+		return err
+	}
+	be := binary.BigEndian
+	old, l1 := be.Uint64(b[24:]), (size+perL1-1)/perL1
+	// The table may become longer within the clusters that it had from the beginning.
+	room := (uint64(be.Uint32(b[36:]))*8 + cluster - 1) / cluster * cluster / 8
+	if string(b[:4]) != "QFI\xfb" || be.Uint32(b[20:]) != clusterBits || be.Uint64(b[40:]) != 3*cluster || old >= size || size > maxVirtual || l1 > room {
+		return nil
+	}
+	be.PutUint64(b[24:], size)
+	be.PutUint32(b[36:], uint32(l1))
+	// In one write: a longer table with the old size would do as well, the reverse not.
+	if _, err := f.WriteAt(b[24:40], 24); err != nil {
+		return err
+	}
+	return f.Sync()
 }

@@ -117,7 +117,7 @@ func (form) Prepare(ctx context.Context, r *container.Run) error {
 	if m.Boot == plan.BootKernel {
 		err = bootKernel(r, s, m)
 	} else {
-		err = bootDisk(r, s)
+		err = bootDisk(r, s, size)
 	}
 	if err != nil {
 		return err
@@ -177,8 +177,9 @@ func there(root, path string) error {
 	return err
 }
 
-// bootDisk boots the flist's disk, by UEFI.
-func bootDisk(r *container.Run, s *machine.Setup) error {
+// bootDisk boots the flist's disk, by UEFI. The guest sees it as large as the layer
+// of its changes will hold, or as it is.
+func bootDisk(r *container.Run, s *machine.Setup, layer uint64) error {
 	const disk = "disk.raw"
 	f, err := machine.OpenBelow(r.Root(), disk, os.O_RDONLY)
 	if err != nil {
@@ -189,10 +190,12 @@ func bootDisk(r *container.Run, s *machine.Setup) error {
 		return fmt.Errorf("look at the machine's disk: %w", err)
 	}
 	changes := filepath.Join(r.LayerDir(), "root.qcow2")
+	put := growQcow
 	if _, err := os.Lstat(changes); err != nil {
-		if err := writeQcow(changes, uint64(st.Size())); err != nil {
-			return problem.New(container.CodeInvalid, "%w", err)
-		}
+		put = writeQcow
+	}
+	if err := put(changes, virtual(uint64(st.Size()), layer)); err != nil {
+		return problem.New(container.CodeInvalid, "%w", err)
 	}
 	vars := filepath.Join(r.LayerDir(), "vars.fd")
 	if err := r.Firmware(tree.OVMFVars, vars); err != nil {
@@ -202,6 +205,10 @@ func bootDisk(r *container.Run, s *machine.Setup) error {
 	s.AddChanges("root", changes, r.Root(), disk)
 	return nil
 }
+
+// virtual is how large a disk of base bytes is to a guest whose changes may take layer
+// bytes; a sixteenth is what file system and image need for themselves.
+func virtual(base, layer uint64) uint64 { return max(base, (layer-layer/16)&^(1<<20-1)) }
 
 // seed gives the machine its NoCloud seed.
 func seed(ctx context.Context, r *container.Run, s *machine.Setup, m plan.VM, net machine.Net) error {

@@ -108,6 +108,37 @@ func TestAnEmptyImageOfChangesIsWhole(t *testing.T) {
 	}
 }
 
+func TestADiskGrowsAndNeverShrinks(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "image")
+	if err := writeQcow(path, 1<<30); err != nil {
+		t.Fatal(err)
+	}
+	header := func() (size uint64, l1 uint32) {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return binary.BigEndian.Uint64(b[24:]), binary.BigEndian.Uint32(b[36:])
+	}
+	for _, step := range []struct{ to, want uint64 }{{2 << 30, 2 << 30}, {1 << 20, 2 << 30}, {4 << 40, 4 << 40}, {5 << 40, 4 << 40}, {2 * maxVirtual, 4 << 40}} {
+		if err := growQcow(path, step.to); err != nil {
+			t.Fatal(err)
+		}
+		if size, l1 := header(); size != step.want || uint64(l1)*perL1 < size {
+			t.Errorf("to %d: %d bytes with %d entries, want %d", step.to, size, l1, step.want)
+		}
+	}
+	for name, content := range map[string]string{"nothing": "", "something else": string(make([]byte, 4096))} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_ = growQcow(path, 1<<30)
+		if b, err := os.ReadFile(path); err != nil || string(b) != content {
+			t.Errorf("%s was written to", name)
+		}
+	}
+}
+
 // TestTheNodesFilesAreNotTheFlists: links of a flist lead to its own files.
 func TestTheNodesFilesAreNotTheFlists(t *testing.T) {
 	dir := t.TempDir()

@@ -139,7 +139,8 @@ func (a *acts) ask(ctx context.Context, q bus.Query, what string, argv []string,
 		return err
 	}
 	if r.Verb == control.VerbRestart && r.Grace == 0 {
-		r.Grace = int64(lifeOf(d.Plan).Grace) * 1000
+		life, _ := plan.LifeOf(d.Plan)
+		r.Grace = int64(life.Grace) * 1000
 	}
 	_, err = control.Ask(ctx, raw, r, nil)
 	if err != nil {
@@ -265,27 +266,12 @@ func tell(ctx context.Context, p twoWay, f protocol.DownFrame) error {
 	return p.Send(ctx, b)
 }
 
-// lifeOf is the life of a workload that runs programs; others have none.
-func lifeOf(w plan.Workload) plan.Life {
-	switch w.Kind {
-	case plan.KindContainer:
-		if c, err := plan.DecodeContainer(w.Config); err == nil {
-			return c.Life
-		}
-	case plan.KindVM:
-		if m, err := plan.DecodeVM(w.Config); err == nil {
-			return m.Life
-		}
-	}
-	return plan.Life{}
-}
-
 // grants is what the plan lets members do to the workloads of a contract here.
 func grants(all []workload.Desired) map[string]plan.Access {
 	out := map[string]plan.Access{}
 	for _, d := range all {
-		if plan.Runs(d.Plan.Kind) {
-			out[d.Plan.Name] = lifeOf(d.Plan).Access
+		if life, ok := plan.LifeOf(d.Plan); ok {
+			out[d.Plan.Name] = life.Access
 		}
 	}
 	return out

@@ -17,7 +17,6 @@ import (
 
 	"github.com/zero-os/zos/linux/cgroup"
 	"github.com/zero-os/zos/linux/process"
-	"github.com/zero-os/zos/linux/reap"
 	"github.com/zero-os/zos/vmm"
 	"github.com/zero-os/zos/workload/logs"
 	"github.com/zero-os/zos/workload/shim"
@@ -231,28 +230,12 @@ func (e *engine) adopt(ctx context.Context, i *instance, known process.Ref) erro
 // Missed implements shim.Engine.
 func (e *engine) Missed(_ context.Context, s shim.Spec, known process.Ref) shim.Ended {
 	c, err := readConfig(s)
-	f := facts{agent: err == nil && c.Agent, begun: true, monitor: orphanExit(s.Exits, known), hostOOM: oomKilled(s)}
+	f := facts{agent: err == nil && c.Agent, begun: true, monitor: shim.OrphanExit(s.Exits, known), hostOOM: oomKilled(s)}
 	return verdict(f)
 }
 
 func oomKilled(s shim.Spec) bool {
 	return cgroup.Group(s.Cgroup).Event("memory.events", "oom_kill") > 0
-}
-
-// orphanExit asks process 1's records, which may come a moment after the end. The
-// code is -1 if it isn't known.
-func orphanExit(exits string, ref process.Ref) process.Exit {
-	for range 50 {
-		e, err := reap.Read(exits, ref.PID, ref.Start)
-		if err == nil {
-			if e.Signal != 0 {
-				return process.Exit{Code: 128 + e.Signal, Signal: e.Signal}
-			}
-			return process.Exit{Code: e.Code}
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	return process.Exit{Code: -1}
 }
 
 // prepareGroup makes the workload's cgroup, which limits monitor and file server

@@ -69,7 +69,7 @@ func (i *instance) exit(ref process.Ref) process.Exit {
 	if i.child {
 		return shim.Reap(ref.PID)
 	}
-	return orphanExit(i.spec.Exits, ref)
+	return shim.OrphanExit(i.spec.Exits, ref)
 }
 
 // ends closes its result when a process has ended; nil: never.

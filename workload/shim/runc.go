@@ -71,7 +71,7 @@ func (e *runcEngine) Adopt(ctx context.Context, s Spec, known process.Ref) (Inst
 
 // Missed implements Engine.
 func (e *runcEngine) Missed(_ context.Context, s Spec, known process.Ref) Ended {
-	return e.verdict(s, orphanExit(s.Exits, known))
+	return e.verdict(s, OrphanExit(s.Exits, known))
 }
 
 // Clean implements Engine.
@@ -151,7 +151,7 @@ func (c *container) Wait(ctx context.Context) (Ended, error) {
 		return Ended{}, err
 	}
 	if !c.child {
-		return c.engine.verdict(c.spec, orphanExit(c.spec.Exits, c.handle.Ref())), nil
+		return c.engine.verdict(c.spec, OrphanExit(c.spec.Exits, c.handle.Ref())), nil
 	}
 	return c.engine.verdict(c.spec, Reap(c.handle.Ref().PID)), nil
 }
@@ -292,9 +292,9 @@ func Reap(pid int) process.Exit {
 	}
 }
 
-// orphanExit asks process 1's records, which may come a moment after the end. The
-// code is -1 if it isn't known.
-func orphanExit(dir string, ref process.Ref) process.Exit {
+// OrphanExit asks process 1's records in dir how a process ended that was no child,
+// which may come a moment after the end. The code is -1 if it isn't known.
+func OrphanExit(dir string, ref process.Ref) process.Exit {
 	for range 50 {
 		e, err := reap.Read(dir, ref.PID, ref.Start)
 		if err == nil {

@@ -119,7 +119,24 @@ func (c *Client) Logs(ctx context.Context, slot, contractID canon.Hash, params p
 	if err != nil {
 		return err
 	}
-	stream, err := asker.Stream(ctx, bus.Ask{Slot: slot, Contract: contractID, Method: bus.MethodLogs, Params: b})
+	ask := bus.Ask{Slot: slot, Contract: contractID, Method: bus.MethodLogs, Params: b}
+	return chunks(ctx, asker, ask, func(chunk []byte) error {
+		var records protocol.LogChunk
+		if err := canon.Unmarshal(chunk, &records); err != nil {
+			return problem.New("reply-invalid", "read the node's log: %w", err)
+		}
+		for _, r := range records.Records {
+			if err := fn(r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// chunks calls fn for what a stream brings, until its end.
+func chunks(ctx context.Context, asker *bus.Client, ask bus.Ask, fn func([]byte) error) error {
+	stream, err := asker.Stream(ctx, ask)
 	if err != nil {
 		return err
 	}
@@ -132,14 +149,8 @@ func (c *Client) Logs(ctx context.Context, slot, contractID canon.Hash, params p
 		if err != nil {
 			return err
 		}
-		var records protocol.LogChunk
-		if err := canon.Unmarshal(chunk, &records); err != nil {
-			return problem.New("reply-invalid", "read the node's log: %w", err)
-		}
-		for _, r := range records.Records {
-			if err := fn(r); err != nil {
-				return err
-			}
+		if err := fn(chunk); err != nil {
+			return err
 		}
 	}
 }

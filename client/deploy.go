@@ -73,7 +73,7 @@ func (c *Client) Plan(ctx context.Context, d *spec.Deployment) (Planned, error) 
 	}
 	var images []error // what was wrong with images
 	facts := spec.Facts{Grid: c.Grid(), Group: group, Nodes: nodes, Standing: p.Standing,
-		File:  func(name string, limit int) ([]byte, error) { return specFile(d.File(), name, limit) },
+		File: func(name string, limit int) ([]byte, error) { return specFile(d.File(), name, limit) },
 		Value: func(from string) ([]byte, bool, error) {
 			b, there, err := specValue(d.File(), from)
 			if there && !slices.Contains(p.Read, from) {

@@ -2,8 +2,6 @@ package client
 
 import (
 	"context"
-	"errors"
-	"io"
 	"time"
 
 	"github.com/zero-os/zos/bus"
@@ -34,19 +32,8 @@ func (c *Client) Events(ctx context.Context, slot, contractID canon.Hash, params
 	if err != nil {
 		return err
 	}
-	stream, err := asker.Stream(ctx, bus.Ask{Slot: slot, Contract: contractID, Method: bus.MethodEvents, Params: b})
-	if err != nil {
-		return err
-	}
-	defer stream.Close()
-	for {
-		chunk, err := stream.Next(ctx)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
+	ask := bus.Ask{Slot: slot, Contract: contractID, Method: bus.MethodEvents, Params: b}
+	return chunks(ctx, asker, ask, func(chunk []byte) error {
 		events, err := protocol.DecodeEventChunk(chunk)
 		if err != nil {
 			return err
@@ -56,7 +43,8 @@ func (c *Client) Events(ctx context.Context, slot, contractID canon.Hash, params
 				return err
 			}
 		}
-	}
+		return nil
+	})
 }
 
 // Metrics asks a node what the workloads of a contract use now. Members may.

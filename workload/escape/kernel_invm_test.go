@@ -4,6 +4,7 @@ package escape
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -19,15 +20,19 @@ import (
 	"github.com/zero-os/zos/linux/ext4"
 	"github.com/zero-os/zos/linux/mount"
 	"github.com/zero-os/zos/spec/plan"
+	"github.com/zero-os/zos/vmm"
 	"github.com/zero-os/zos/workload"
 	"github.com/zero-os/zos/workload/container"
 	"github.com/zero-os/zos/workload/logs"
 )
 
-const dataDir = "/data"
+const (
+	dataDir = "/data"
+	vmmRoot = "/run/zos/vmm"
+)
 
 func TestMain(m *testing.M) {
-	if err := mountData(); err != nil {
+	if err := errors.Join(mountData(), mountVMM()); err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
@@ -52,6 +57,17 @@ func mountData() error {
 	return ext4.Grow(dataDir, 1<<30)
 }
 
+// mountVMM makes the node able to run machines.
+func mountVMM() error {
+	if err := os.MkdirAll(vmmRoot, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("/dev/vdb", vmmRoot, "ext4", unix.MS_RDONLY, ""); err != nil {
+		return err
+	}
+	return vmm.AllowKVM()
+}
+
 // rootfs is a root file system with the program, and whatever prepare adds: it is
 // what an image of an attacker holds.
 type rootfs struct{ prepare func(lower string) error }
@@ -73,11 +89,6 @@ func (r rootfs) Mount(_ context.Context, flist canon.Hash, target, upper, work s
 			return false, err
 		}
 	}
-	for _, d := range []string{upper, work} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return false, err
-		}
-	}
 	err = filepath.Walk(lower, func(path string, _ os.FileInfo, err error) error {
 		if err != nil {
 			return err
@@ -86,6 +97,14 @@ func (r rootfs) Mount(_ context.Context, flist canon.Hash, target, upper, work s
 	})
 	if err != nil {
 		return false, err
+	}
+	if upper == "" { // a micro-VM's: its layer is in the guest
+		return true, unix.Mount(lower, target, "", unix.MS_BIND, "")
+	}
+	for _, d := range []string{upper, work} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return false, err
+		}
 	}
 	if err := os.Chown(upper, int(idBase), int(idBase)); err != nil {
 		return false, err
@@ -96,7 +115,7 @@ func (r rootfs) Mount(_ context.Context, flist canon.Hash, target, upper, work s
 func (r rootfs) Unmount(target string) error {
 	for {
 		err := mount.Unmount(target)
-		if mount.IsNotMounted(err) {
+		if mount.IsNotMounted(err) || os.IsNotExist(err) {
 			return nil
 		}
 		if err != nil {
@@ -109,7 +128,7 @@ func (r rootfs) Failure(canon.Hash) (code, detail string) { return "", "" }
 
 // runIn runs the program in a container with prepare's image, as its root, to its
 // end, and returns what it printed; an error is why it was not started.
-func runIn(t testing.TB, r rootfs, name, workDir string, args ...string) (string, error) {
+func runIn(t testing.TB, class Class, r rootfs, name, workDir string, args ...string) (string, error) {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
@@ -119,18 +138,23 @@ func runIn(t testing.TB, r rootfs, name, workDir string, args ...string) (string
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
-	k, err := container.New(container.Config{Data: dataDir + "/workloads", Rootfs: r, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	k, err := container.New(container.Config{Data: dataDir + "/workloads", Rootfs: r, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Machines: &container.Machines{Root: vmmRoot, Vhost: true}})
 	must(err)
 	life := plan.DefaultLife()
 	life.Restart = plan.RestartNever
+	isolation, memory := plan.IsolationNamespace, uint64(128<<20)
+	if class != Namespace {
+		isolation, memory = plan.IsolationMicroVM, memory+plan.VMMMemory+plan.GuestMemory
+	}
 	config, err := canon.Marshal(plan.Container{
 		V: plan.Version, Flist: canon.Sum([]byte(name)), Args: append([]string{"/bin/program"}, args...), Env: []string{"PATH=/bin"}, WorkDir: workDir,
-		Isolation: plan.IsolationNamespace, Life: life, NoNewPrivs: true,
+		Isolation: isolation, Privileged: class == Privileged, Life: life, NoNewPrivs: class != Privileged,
 	})
 	must(err)
 	d := workload.Desired{
 		ID: workload.ID{Contract: canon.Sum([]byte(t.Name())), Name: name}, Version: 1,
-		Plan: plan.Workload{Name: name, Kind: plan.KindContainer, Resources: plan.Resources{CPU: 1000, Memory: 128 << 20, Disk: 64 << 20, PIDs: 64}, Config: config},
+		Plan: plan.Workload{Name: name, Kind: plan.KindContainer, Resources: plan.Resources{CPU: 1000, Memory: memory, Disk: 64 << 20, PIDs: 64}, Config: config},
 	}
 	defer func() { must(k.Remove(context.Background(), d.ID)) }()
 	if err := k.Ensure(ctx, d); err != nil {
@@ -180,24 +204,34 @@ func output(dir string) (string, error) {
 	}
 }
 
-func TestNothingLeavesANamespace(t *testing.T) {
+func TestNothingLeavesANamespace(t *testing.T) { nothingLeaves(t, Namespace) }
+
+func TestNothingLeavesAMicroVM(t *testing.T) { nothingLeaves(t, MicroVM) }
+
+// TestAPrivilegedWorkloadChangesItsGuestAlone: with every capability of a kernel of its
+// own, the node is the same afterwards.
+func TestAPrivilegedWorkloadChangesItsGuestAlone(t *testing.T) { nothingLeaves(t, Privileged) }
+
+func nothingLeaves(t *testing.T, class Class) {
 	before := TakeNode()
-	Check(t, Namespace, func(t testing.TB, arg string) string {
-		out, err := runIn(t, rootfs{}, arg, "/", arg)
+	began := time.Now()
+	Check(t, class, func(t testing.TB, arg string) string {
+		out, err := runIn(t, class, rootfs{}, string(class)+"-"+arg, "/", arg)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return out
 	})
+	t.Logf("measured: the corpus and the probe in class %s take %.1f s", class, time.Since(began).Seconds())
 	for _, d := range before.Differences(TakeNode()) {
 		t.Errorf("the node has changed: %s", d)
 	}
 	if os.Getenv(UpdateEnv) != "" {
-		b, err := os.ReadFile("/tmp/namespace.golden")
+		b, err := os.ReadFile("/tmp/" + string(class) + ".golden")
 		if err != nil {
 			t.Fatal(err)
 		}
-		fmt.Printf("golden begins\n%sgolden ends\n", b)
+		fmt.Printf("golden begins %s\n%sgolden ends\n", class, b)
 	}
 }
 
@@ -228,7 +262,7 @@ func TestAnImagesLinksDontLeaveIt(t *testing.T) {
 	started := 0
 	for i, path := range []string{"proc", "dev", "sys", "tmp", "dev/shm", "etc"} {
 		for _, to := range []string{"../../../../../../../../.." + target} {
-			out, err := runIn(t, rootfs{link(path, to)}, fmt.Sprintf("link-%d", i), "/", "attempt", "sysctl/core-pattern")
+			out, err := runIn(t, Namespace, rootfs{link(path, to)}, fmt.Sprintf("link-%d", i), "/", "attempt", "sysctl/core-pattern")
 			if err != nil {
 				t.Logf("/%s → %s: not started: %v", path, to, err)
 				continue
@@ -257,7 +291,7 @@ func TestAWorkingDirectoryIsInsideTheImage(t *testing.T) {
 	for fd := 5; fd < 11; fd++ {
 		for _, rest := range []string{"/../../../.."} {
 			dir := fmt.Sprintf("/proc/self/fd/%d%s", fd, rest)
-			out, err := runIn(t, rootfs{}, fmt.Sprintf("cwd-%d-%d", fd, len(rest)), dir, "attempt", "leak/workdir")
+			out, err := runIn(t, Namespace, rootfs{}, fmt.Sprintf("cwd-%d-%d", fd, len(rest)), dir, "attempt", "leak/workdir")
 			if err == nil && !strings.HasPrefix(out, "none\t") {
 				t.Errorf("it works in %s: %s", dir, out)
 			}

@@ -10,19 +10,22 @@ import (
 	"testing"
 	"time"
 
+	"github.com/zero-os/zos/boot"
 	"github.com/zero-os/zos/qemu"
 	"github.com/zero-os/zos/vmtest"
 )
 
-// TestInTheNodesKernel runs kernel_invm_test.go, with the real runc and shim.
+// TestInTheNodesKernel runs kernel_invm_test.go, with the real runc, shim, QEMU and
+// agent: the corpus in every class, on one node.
 //
-// With ZOS_ESCAPE_UPDATE set it rewrites testdata/namespace.golden.
+// With ZOS_ESCAPE_UPDATE set it rewrites testdata/*.golden.
 func TestInTheNodesKernel(t *testing.T) {
-	disk := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(disk, nil, 0o600); err != nil {
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	if err := os.WriteFile(data, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(disk, 1<<30); err != nil {
+	if err := os.Truncate(data, 1<<30); err != nil {
 		t.Fatal(err)
 	}
 	var env []string
@@ -31,9 +34,9 @@ func TestInTheNodesKernel(t *testing.T) {
 	}
 	console := vmtest.RunInVM(t, ".", vmtest.Options{
 		Run:      os.Getenv("ZOS_INVM_RUN"),
-		Modules:  []string{"overlay", "loop", "vsock", "tun", "veth"},
-		Disks:    []qemu.Disk{{Path: disk}},
-		MemoryMB: 768,
+		Modules:  []string{"overlay", "loop", "vsock", "tun", "veth", "kvm_amd", "vhost_net"},
+		Disks:    []qemu.Disk{{Path: data}, {Path: vmmDisk(t), ReadOnly: true}},
+		MemoryMB: 1024,
 		Cmdline:  "lockdown=integrity module.sig_enforce=1", // as nodes boot
 		Files: map[string]string{
 			"/bin/runc":     buildRunc(t),
@@ -41,18 +44,50 @@ func TestInTheNodesKernel(t *testing.T) {
 			"/bin/program":  Build(t),
 		},
 		Env:     env,
-		Timeout: 6 * time.Minute,
+		Args:    []string{"-test.v"},
+		Timeout: 8 * time.Minute,
 	})
-	if env != nil {
-		_, after, ok := strings.Cut(console, "golden begins\n")
-		text, _, ended := strings.Cut(after, "golden ends\n")
-		if !ok || !ended {
-			t.Fatal("the guest printed no golden file")
-		}
-		if err := os.WriteFile("testdata/namespace.golden", []byte(text), 0o644); err != nil {
-			t.Fatal(err)
+	for line := range strings.Lines(console) {
+		if strings.Contains(line, "measured:") {
+			t.Log(strings.TrimSpace(line))
 		}
 	}
+	if env == nil {
+		return
+	}
+	for rest := console; ; {
+		_, after, ok := strings.Cut(rest, "golden begins ")
+		if !ok {
+			break
+		}
+		class, after, _ := strings.Cut(after, "\n")
+		text, after, ended := strings.Cut(after, "golden ends\n")
+		if !ended {
+			t.Fatalf("the guest printed half of the golden file of %q", class)
+		}
+		if err := os.WriteFile(filepath.Join("testdata", strings.TrimSpace(class)+".golden"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		rest = after
+	}
+}
+
+// vmmDisk is a disk with what a release's VMM flist holds.
+func vmmDisk(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	initrd, err := boot.GuestInitrd(t.Context(), vmtest.Kernel(t), vmtest.BuildStatic(t, "github.com/zero-os/zos/cmd/zos-guest"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, disk := filepath.Join(dir, "tree"), filepath.Join(dir, "disk")
+	if err := boot.WriteVMM(boot.VMMOptions{KernelDir: vmtest.Kernel(t), Initrd: initrd}, tree); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("mkfs.ext4", "-q", "-d", tree, disk, "400M").CombinedOutput(); err != nil {
+		t.Fatalf("make a disk of the VMM's files: %v: %s", err, out)
+	}
+	return disk
 }
 
 // buildRunc compiles runc as releases do: with seccomp, which needs cgo, and static.

@@ -59,6 +59,20 @@ func call(nr uintptr, args ...uintptr) attempt {
 	})
 }
 
+// opened is call for one that returns a descriptor, which is closed: what the runtime
+// left is looked for among what is open.
+func opened(nr uintptr, args ...uintptr) attempt {
+	return do(func() error {
+		var a [6]uintptr
+		copy(a[:], args)
+		fd, _, errno := unix.RawSyscall6(nr, a[0], a[1], a[2], a[3], a[4], a[5])
+		if errno != 0 {
+			return errno
+		}
+		return unix.Close(int(fd))
+	})
+}
+
 // text is a zero-terminated string for call; it lives as long as the process.
 func text(s string) uintptr {
 	b := append([]byte(s), 0)
@@ -316,13 +330,13 @@ func kernelAttempts() map[string]attempt {
 		}),
 		"kernel/iopl":           call(unix.SYS_IOPL, 3),
 		"kernel/ioperm":         call(unix.SYS_IOPERM, 0x80, 1, 1),
-		"kernel/bpf-program":    call(unix.SYS_BPF, unix.BPF_PROG_LOAD, zeros(128), 128),
-		"kernel/bpf-map":        call(unix.SYS_BPF, unix.BPF_MAP_CREATE, bpfMap(), 72),
-		"kernel/perf":           call(unix.SYS_PERF_EVENT_OPEN, perfAttr(), 0, ^uintptr(0), ^uintptr(0), 0),
-		"kernel/io-uring":       call(unix.SYS_IO_URING_SETUP, 4, zeros(120)),
-		"kernel/userfaultfd":    call(unix.SYS_USERFAULTFD, unix.O_CLOEXEC),
-		"kernel/userfaultfd-um": call(unix.SYS_USERFAULTFD, unix.O_CLOEXEC|1),
-		"kernel/fanotify":       call(unix.SYS_FANOTIFY_INIT, 4, unix.O_RDONLY),
+		"kernel/bpf-program":    opened(unix.SYS_BPF, unix.BPF_PROG_LOAD, zeros(128), 128),
+		"kernel/bpf-map":        opened(unix.SYS_BPF, unix.BPF_MAP_CREATE, bpfMap(), 72),
+		"kernel/perf":           opened(unix.SYS_PERF_EVENT_OPEN, perfAttr(), 0, ^uintptr(0), ^uintptr(0), 0),
+		"kernel/io-uring":       opened(unix.SYS_IO_URING_SETUP, 4, zeros(120)),
+		"kernel/userfaultfd":    opened(unix.SYS_USERFAULTFD, unix.O_CLOEXEC),
+		"kernel/userfaultfd-um": opened(unix.SYS_USERFAULTFD, unix.O_CLOEXEC|1),
+		"kernel/fanotify":       opened(unix.SYS_FANOTIFY_INIT, 4, unix.O_RDONLY),
 		"kernel/add-key": do(func() error {
 			_, err := unix.AddKey("user", "escape", []byte("x"), unix.KEY_SPEC_SESSION_KEYRING)
 			return err

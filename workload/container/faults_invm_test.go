@@ -102,11 +102,11 @@ func TestShimKilledAndContainerLives(t *testing.T) {
 
 func TestRuncOrShimKilledInMidCreate(t *testing.T) {
 	k := kind(t, &plainRootfs{})
-	for round, program := range []string{"/bin/runc", "/bin/zos-shim", "/bin/runc", "/bin/zos-shim"} {
+	for round, program := range []string{"/bin/runc", "/bin/zos-shim"} {
 		d := desire(t, fmt.Sprintf("app-%d", round), []string{"serve"})
 		ctx, cancel := context.WithCancel(context.Background())
 		killed := make(chan int, 1)
-		go func() { killed <- killPrograms(ctx, program, 2, time.Duration(round)*30*time.Millisecond) }()
+		go func() { killed <- killPrograms(ctx, program, 2, time.Duration(round)*20*time.Millisecond) }()
 		until(t, "running in spite of it", func() bool {
 			if s := observe(t, k, d.ID); s.State == contract.StateRunning {
 				return true
@@ -191,7 +191,7 @@ func TestKilledAnywhereIsFinishedLater(t *testing.T) {
 	whole := time.Since(began) // of both verbs; the machine may be slow
 	before := snapshot(t)
 	rnd := rand.New(rand.NewPCG(1, 2))
-	for round := range 8 {
+	for round := range 6 {
 		d := desire(t, fmt.Sprintf("app-%d", round), []string{"serve"})
 		verb := "ensure"
 		if round%2 == 1 {

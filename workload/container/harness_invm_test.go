@@ -398,6 +398,9 @@ func same(t *testing.T, before []string) {
 	t.Fatalf("the node is not as before:\n%s", strings.Join(diff, "\n"))
 }
 
+// maxShim is what a shim may have in memory, in KiB: 8 MiB, its program included.
+const maxShim = 8 << 10
+
 // rss is what a process has in memory, and what of it nobody else has changed, in KiB.
 // Where the kernel gives huge pages and what they are for is said beside it.
 func rss(t *testing.T, pid int) (rss, private int64) {

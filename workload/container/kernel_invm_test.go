@@ -62,8 +62,8 @@ func TestContainerIsConfined(t *testing.T) {
 	st := status(t, k, d.ID)
 	total, private := rss(t, st.Shim.PID)
 	t.Logf("measured: shim RSS %d KiB, private dirty %d KiB", total, private)
-	if total > 8<<10 {
-		t.Errorf("shim RSS %d KiB, want at most 8 MiB", total)
+	if total > maxShim {
+		t.Errorf("shim RSS %d KiB, want at most %d", total, maxShim)
 	}
 	s, err := process.ReadSecurity(st.Process.PID)
 	must(t, err)

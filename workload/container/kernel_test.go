@@ -28,6 +28,7 @@ func TestInTheNodesKernel(t *testing.T) {
 		Modules:  []string{"overlay", "loop"},
 		Disks:    []qemu.Disk{{Path: disk}},
 		MemoryMB: 768,
+		Env:      []string{"ZOS_TEST_MANY=" + os.Getenv("ZOS_TEST_MANY")},
 		Cmdline:  "lockdown=integrity module.sig_enforce=1", // as nodes boot
 		Files: map[string]string{
 			"/bin/runc":     buildRunc(t),

@@ -128,8 +128,8 @@ func TestExecRunsConfinedInside(t *testing.T) {
 	}
 	total, _ := rss(t, status(t, k, d.ID).Shim.PID)
 	t.Logf("measured: shim RSS after six programs and 200 kB each way: %d KiB", total)
-	if total > 10<<10 {
-		t.Errorf("shim RSS %d KiB", total)
+	if total > maxShim {
+		t.Errorf("shim RSS %d KiB, want at most %d", total, maxShim)
 	}
 	if left, _ := filepath.Glob(k.place(d.ID).run + "/exec-*"); len(left) != 0 {
 		t.Errorf("left in the run directory: %v", left)

@@ -191,7 +191,7 @@ func TestKilledAnywhereIsFinishedLater(t *testing.T) {
 	whole := time.Since(began) // of both verbs; the machine may be slow
 	before := snapshot(t)
 	rnd := rand.New(rand.NewPCG(1, 2))
-	for round := range 6 {
+	for round := range 4 {
 		d := desire(t, fmt.Sprintf("app-%d", round), []string{"serve"})
 		verb := "ensure"
 		if round%2 == 1 {

@@ -357,8 +357,7 @@ func (i *instance) unsupported(verb string) error {
 	if i.config.Agent {
 		return problem.New(shim.CodeUnsupported, "a container has no %s, in a micro-VM either", verb)
 	}
-	return problem.New(shim.CodeUnsupported, "a machine has no %s: nothing inside it answers the node", verb).
-		WithFix("reach it by SSH in its network, or by zos console; zos restart restarts it")
+	return problem.New(shim.CodeUnsupported, "a machine has no %s: nothing inside it answers the node; it has SSH in its network, and zos console", verb)
 }
 
 // errNoAgent says that the guest's agent is not connected now.

@@ -13,8 +13,10 @@ import (
 	"time"
 
 	"github.com/zero-os/zos/linux/process"
+	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/vmm"
 	"github.com/zero-os/zos/workload/control"
+	"github.com/zero-os/zos/workload/logs"
 	"github.com/zero-os/zos/workload/shim"
 )
 
@@ -179,6 +181,31 @@ func TestStatusLinesAreReadWithBounds(t *testing.T) {
 		got, err := get(&answer{Reader: strings.NewReader(text)}, "h", "/")
 		if (err == nil) != (want != 0) || got != want {
 			t.Errorf("%.40q: %d, %v", text, got, err)
+		}
+	}
+}
+
+func TestWhoCannotRunAProgramInAMachineIsToldWhatThereIs(t *testing.T) {
+	if err := (&instance{}).unsupported(control.VerbExec); problem.Code(err) != shim.CodeUnsupported || !strings.Contains(err.Error(), "SSH") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestAMachineWaitsForAsLongAsItsMonitorSays(t *testing.T) {
+	dir := t.TempDir()
+	ring, err := logs.Open(t.TempDir(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ring.Close()
+	i := newInstance(&engine{dir: dir, ring: ring}, shim.Spec{}, Config{}, true)
+	for _, waits := range []bool{false, true, true, false} {
+		i.stall(waits)
+		if Stalled(dir) != waits {
+			t.Errorf("it waits: %v, and is noted to: %v", waits, Stalled(dir))
+		}
+		if err := i.Probe(t.Context(), control.Probe{Kind: "tcp"}); (err == nil) != waits {
+			t.Errorf("it waits: %v, its health: %v", waits, err)
 		}
 	}
 }

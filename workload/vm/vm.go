@@ -186,6 +186,9 @@ func bootDisk(r *container.Run, s *machine.Setup, layer uint64) error {
 		return problem.New(container.CodeInvalid, "the machine boots /%s, which its flist does not have: %w", disk, err)
 	}
 	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		return errors.Join(problem.New(container.CodeInvalid, "the machine boots /%s, which is no regular file in its flist", disk), f.Close())
+	}
 	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("look at the machine's disk: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -31,7 +32,7 @@ var machinePackages = []string{
 func machine(name, boot string) Image {
 	return Image{
 		Name: name, Kind: "vm", Boot: boot, Port: 22,
-		CPU: 1000, Memory: 768 * mib, Disk: 1024 * mib, Start: 10 * time.Minute, Check: sshAnswers,
+		CPU: 1000, Memory: 640 * mib, Disk: 1024 * mib, Start: 10 * time.Minute, Check: sshAnswers,
 	}
 }
 
@@ -39,9 +40,9 @@ func machine(name, boot string) Image {
 // /boot/vmlinuz with /boot/initrd.img and shares the tree over virtiofs.
 func machineTree() recipe {
 	return recipe{
-		Image: machine("machine", "kernel"), Version: 1, Debootstrap: true, Packages: machinePackages,
+		Image: machine("machine", "kernel"), Version: 2, Debootstrap: true, Packages: machinePackages,
 		finish: func(b *builder) error {
-			if err := b.cloud(); err != nil {
+			if err := b.cloud("virtio_pci", "virtiofs", "virtio_blk"); err != nil {
 				return err
 			}
 			return b.bootNames()
@@ -53,7 +54,7 @@ func machineTree() recipe {
 // partition with systemd-boot, and the root file system on ext4.
 func machineDisk() recipe {
 	return recipe{
-		Image: machine("machine-disk", "disk"), Debootstrap: true,
+		Image: machine("machine-disk", "disk"), Version: 1, Debootstrap: true,
 		Packages: append([]string{"systemd-boot-efi", "fdisk", "mtools", "dosfstools", "e2fsprogs", "cloud-guest-utils"}, machinePackages...),
 		finish: func(b *builder) error {
 			if err := b.cloud(); err != nil {
@@ -68,15 +69,66 @@ func machineDisk() recipe {
 }
 
 // cloudConfig asks only the seed that the node attaches, since looking for others
-// takes a minute of a boot, and runs those of cloud-init's modules that it speaks of.
+// takes a minute of a boot, and runs those of cloud-init's modules that it speaks of,
+// all but the last in one of its stages: each is a start of Python. One host key is
+// enough; RSA's takes half a minute where processors are emulated.
 const cloudConfig = `datasource_list: [NoCloud, None]
-cloud_init_modules: [seed_random, bootcmd, write-files, growpart, resizefs, set_hostname, users-groups, ssh]
-cloud_config_modules: [set-passwords, runcmd]
+ssh_genkeytypes: [ed25519]
+cloud_init_modules: [seed_random, bootcmd, write-files, growpart, resizefs, set_hostname, users-groups, ssh, set-passwords, runcmd]
+cloud_config_modules: []
 cloud_final_modules: [scripts-per-boot, scripts-per-instance, scripts-user, final-message]
 `
 
-// cloud makes a bootstrapped Debian ready for cloud-init: no identity, no address.
-func (b *builder) cloud() error {
+// Drop-ins that keep a boot short: nothing is written to a journal on disk, or about
+// each unit to the console, and what is slow is not taken for failed.
+const (
+	systemdConfig  = "[Manager]\nShowStatus=no\nLogLevel=notice\nDefaultTimeoutStartSec=15min\nDefaultDeviceTimeoutSec=15min\n"
+	journaldConfig = "[Journal]\nStorage=volatile\nRuntimeMaxUse=8M\n"
+	// Modules that match a processor, not a machine in which containers run: each takes
+	// seconds to load. button and evdev, which the power button wants, are not of them.
+	blacklist = `blacklist kvm_amd
+blacklist kvm_intel
+blacklist aesni_intel
+blacklist ghash_clmulni_intel
+blacklist crct10dif_pclmul
+blacklist crc32_pclmul
+blacklist sha512_ssse3
+blacklist sha256_ssse3
+blacklist acpi_cpufreq
+blacklist powernow_k8
+blacklist i2c_i801
+blacklist lpc_ich
+blacklist iTCO_wdt
+blacklist psmouse
+blacklist serio_raw
+blacklist pcspkr
+blacklist rapl
+blacklist intel_rapl_msr
+blacklist floppy
+blacklist parport_pc
+blacklist qemu_fw_cfg
+blacklist efi_pstore
+`
+)
+
+// masked are units of which nothing in the machine has need.
+var masked = []string{
+	"apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer",
+	"systemd-tmpfiles-clean.timer", "cloud-init-hotplugd.socket", "cloud-config.service", "getty@tty1.service",
+	"systemd-binfmt.service", "proc-sys-fs-binfmt_misc.automount", "systemd-pstore.service", "systemd-network-generator.service",
+	"systemd-firstboot.service", "systemd-repart.service", "systemd-sysusers.service", "systemd-update-utmp.service",
+	"systemd-update-utmp-runlevel.service", "systemd-machine-id-commit.service", "systemd-journal-flush.service", "systemd-random-seed.service",
+	"systemd-modules-load.service", "systemd-pcrphase.service", "systemd-pcrphase-sysinit.service", "systemd-ask-password-console.path",
+	"systemd-ask-password-wall.path", "systemd-initctl.socket", "systemd-journald-audit.socket", "modprobe@.service",
+	"dev-hugepages.mount", "dev-mqueue.mount", "sys-fs-fuse-connections.mount", "sys-kernel-config.mount", "sys-kernel-debug.mount",
+	"sys-kernel-tracing.mount", "cryptsetup.target", "integritysetup.target", "veritysetup.target",
+}
+
+// cloud makes a bootstrapped Debian ready for cloud-init: no identity, no address. The
+// modules are those that its root file system and the seed are on: cloud-init looks for
+// the seed's disk before udev may have loaded its driver, and an initrd of all drivers
+// takes longer to unpack than everything in it to run. Without modules it is one of all.
+func (b *builder) cloud(modules ...string) error {
 	// What differs from one machine to the next is made at its first boot.
 	keys, err := filepath.Glob(filepath.Join(b.tree, "etc/ssh/ssh_host_*"))
 	if err != nil {
@@ -87,17 +139,48 @@ func (b *builder) cloud() error {
 			return err
 		}
 	}
+	if len(modules) > 0 {
+		err = errors.Join(
+			b.write("/etc/initramfs-tools/conf.d/zos", 0o644, "MODULES=list\n"),
+			b.append("/etc/initramfs-tools/modules", strings.Join(modules, "\n")+"\n"),
+		)
+		if err != nil {
+			return err
+		}
+	}
 	return errors.Join(
 		b.write("/etc/cloud/cloud.cfg.d/99-zos.cfg", 0o644, cloudConfig),
-		// Debian's kernel has virtiofs as a module that an initrd leaves out unless told.
-		b.append("/etc/initramfs-tools/modules", "virtiofs\n"),
 		b.write("/etc/fstab", 0o644, "# the root file system is the kernel command line's\n"),
+		b.write("/etc/systemd/system.conf.d/zos.conf", 0o644, systemdConfig),
+		b.write("/etc/systemd/journald.conf.d/zos.conf", 0o644, journaldConfig),
+		b.write("/etc/modprobe.d/zos.conf", 0o644, blacklist),
 		b.chroot("0:0", "update-initramfs", "-u"),
 		b.compilePython(),
 		os.Remove(filepath.Join(b.tree, "etc/resolv.conf")),
 		os.Symlink("../run/systemd/resolve/stub-resolv.conf", filepath.Join(b.tree, "etc/resolv.conf")),
 		b.chroot("0:0", "systemctl", "enable", "systemd-networkd", "systemd-resolved", "ssh", "serial-getty@ttyS0"),
+		b.chroot("0:0", append([]string{"systemctl", "mask"}, masked...)...),
+		b.noGenerators(),
 	)
+}
+
+// noGenerators has systemd run none of its generators, which make units of what is
+// found: each is a process before anything starts, and cloud-init's a long script. What
+// they would add is enabled here.
+func (b *builder) noGenerators() error {
+	found, err := filepath.Glob(filepath.Join(b.tree, "usr/lib/systemd/system-generators/*"))
+	if err != nil || len(found) == 0 {
+		return fmt.Errorf("no generators of systemd's (%w)", err)
+	}
+	if err := b.dir("/etc/systemd/system-generators", 0o755, 0, 0); err != nil {
+		return err
+	}
+	for _, path := range found {
+		if err := os.Symlink("/dev/null", filepath.Join(b.tree, "etc/systemd/system-generators", filepath.Base(path))); err != nil {
+			return err
+		}
+	}
+	return os.Symlink("/lib/systemd/system/cloud-init.target", filepath.Join(b.tree, "etc/systemd/system/multi-user.target.wants/cloud-init.target"))
 }
 
 // bootNames gives kernel and initrd the names that nodes look for, and drops what

@@ -13,9 +13,10 @@ COMMANDS := zos zosd zos-init zos-fault zos-shim zos-gateway zos-guest
 
 # Debian packages that a build, a grid and the tests need.
 PACKAGES := gcc libc6-dev pkg-config libseccomp-dev qemu-system-x86 ipxe-qemu ovmf swtpm \
-            openssh-client debootstrap zstd xz-utils jq e2fsprogs btrfs-progs erofs-utils cpio nftables iproute2 procps curl wireguard-tools haproxy openssl
+            openssh-client debootstrap zstd xz-utils jq e2fsprogs btrfs-progs erofs-utils cpio nftables iproute2 procps curl wireguard-tools haproxy openssl \
+            crun runc
 
-.PHONY: deps build bin runc image up test unit lint bench bench-net bench-gateway repro fuzz soak clean
+.PHONY: deps build bin runc image up test unit lint bench bench-net bench-gateway bench-run repro fuzz soak clean
 
 # deps installs what is missing. It needs root only when something is.
 deps:
@@ -103,6 +104,11 @@ bench-net: deps
 # since it listens at port 443 of loopback addresses, and a quiet machine.
 bench-gateway: deps
 	$(GO) run ./bench/gateway $(BENCHFLAGS)
+
+# bench-run prints the measures of running workloads, beside runc, crun and plain
+# QEMU. It needs root, and a quiet machine.
+bench-run: deps bin/runc
+	$(GO) run ./bench/run $(BENCHFLAGS)
 
 # soak cuts the power of three nodes at random; SEED and FOR choose the run.
 SEED ?= 1

@@ -28,7 +28,7 @@ func TestProgramIsConfinedAndFindsItsWorld(t *testing.T) {
 	zero := "0000000000000000"
 	wantLines(t, h.out,
 		"\npid 1 uid 1000 gid 1001\n", "groups []", "host web", "cwd /work", "env A=1", "env HOME=/home/ada\n",
-		"CapInh: "+zero, "CapPrm: "+zero, "CapEff: "+zero, "CapBnd: "+zero, "CapAmb: "+zero, "NoNewPrivs: 1",
+		"CapInh: "+zero, "CapPrm: "+zero, "CapEff: "+zero, "CapBnd: "+zero, "CapAmb: "+zero, "NoNewPrivs: 1", "Seccomp: 2\n",
 		"core 0 0", " 524288 files", "cgroup 0::/\n", "processes 1\n",
 		"fd 0 /dev/null", "fd 1 pipe:", "fd 2 pipe:",
 		"devices /dev/fd /dev/full /dev/mqueue /dev/null /dev/ptmx /dev/pts /dev/random /dev/shm /dev/stderr /dev/stdin /dev/stdout /dev/tty /dev/urandom /dev/zero\n",

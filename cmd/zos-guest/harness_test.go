@@ -33,7 +33,7 @@ func limit(t testing.TB) context.Context {
 }
 
 // built is what all tests boot.
-var built = sync.OnceValues(func() (b struct{ agent, initrd, program, dir string }, err error) {
+var built = sync.OnceValues(func() (b struct{ agent, initrd, program, probe, dir string }, err error) {
 	if b.dir, err = os.MkdirTemp("", "zos-guest-test-"); err != nil {
 		return b, err
 	}
@@ -47,6 +47,7 @@ var built = sync.OnceValues(func() (b struct{ agent, initrd, program, dir string
 		return out
 	}
 	b.agent, b.program = compile("agent", "."), compile("program", "./testdata/program")
+	b.probe = compile("probe", "github.com/zero-os/zos/workload/escape/program")
 	b.initrd = filepath.Join(b.dir, "initrd")
 	return b, err
 })
@@ -113,8 +114,12 @@ func image(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	probe, err := os.ReadFile(b.probe)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, content := range map[string][]byte{
-		"program": data, "etc/image": []byte("of the flist\n"), "etc/passwd": []byte("root:x:0:0:root:/root:/bin/sh\nada:x:1000:1000::/home/ada:/bin/sh\n"),
+		"program": data, "probe": probe, "etc/image": []byte("of the flist\n"), "etc/passwd": []byte("root:x:0:0:root:/root:/bin/sh\nada:x:1000:1000::/home/ada:/bin/sh\n"),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o755); err != nil {
 			t.Fatal(err)

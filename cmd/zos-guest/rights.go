@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zero-os/zos/guest/filter"
 	"github.com/zero-os/zos/workload/control"
 )
 
@@ -16,14 +17,19 @@ import (
 var fileRights = []int{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID}
 
 // restrict gives the calling thread to the user and takes its rights, for good: every
-// capability but keep leaves all five sets, the bounding one included. A
-// privileged program keeps what its user has.
+// capability but keep leaves all five sets, the bounding one included, and system calls
+// are filtered as in namespaces. A privileged program keeps what its user has.
 func restrict(u control.User, noNewPrivs, privileged bool, keep []int) error {
 	// A session keyring of its own; the agent's would be shared by all.
 	if _, _, e := unix.RawSyscall(unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0); e != 0 {
 		return fmt.Errorf("leave the keyring: %w", e)
 	}
 	if !privileged {
+		// First, since it takes a right, or no_new_privs, which not all have. What this
+		// function and execve(2) need is in it: runc does the same.
+		if err := filter.Install(); err != nil {
+			return err
+		}
 		last, err := lastCapability()
 		if err != nil {
 			return err

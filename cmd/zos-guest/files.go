@@ -46,15 +46,15 @@ func (a *agent) copyFiles(_ context.Context, c *control.Conn, j tarJob) error {
 	t.err = r // nothing of it goes to the node
 	defer stderr.Close()
 	return t.serve(c, func(code int) error {
-		if code != 0 {
-			select {
-			case s := <-why:
-				return fmt.Errorf("copy files: %s", s)
-			case <-time.After(grandchildren):
-				return errors.New("copy files: it was broken off")
-			}
+		if code == 0 {
+			return c.Exit(0)
 		}
-		return c.Exit(0)
+		select { // said here: the connection is closed when this returns
+		case s := <-why:
+			return c.Fail(fmt.Errorf("copy files: %s", s))
+		case <-time.After(grandchildren):
+			return c.Fail(errors.New("copy files: it was broken off"))
+		}
 	})
 }
 

@@ -82,7 +82,11 @@ func carryOut() error {
 			return err
 		}
 		_ = unix.Close(faultFD) // it runs
-		return o.Tar.run()
+		if err := o.Tar.run(); err != nil {
+			fmt.Fprint(os.Stderr, err) // which the agent reads
+			os.Exit(1)
+		}
+		return nil
 	}
 	if o.TTY {
 		if err := unix.Fchown(0, int(o.User.UID), ttyGroup); err != nil {

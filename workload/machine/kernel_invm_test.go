@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -270,29 +271,67 @@ func status(t *testing.T, id workload.ID) shim.Status {
 	return st
 }
 
-func TestAnImageRunsInAMicroVM(t *testing.T) {
+func TestAnImageRunsInAMicroVMToItsExitCode(t *testing.T) {
 	k := newKind(t)
-	d := desire(t, "job", never, "print", "hello from a micro-VM")
+	d := desire(t, "job", never, "exit", "42")
 	began := time.Now()
 	must(t, k.Ensure(timeout(t), d))
 	t.Logf("measured: Ensure of a micro-VM %d ms", time.Since(began).Milliseconds())
-	output(t, k, d.ID, "hello from a micro-VM")
-	until(t, "exited", func() bool {
-		all, err := k.Observe(timeout(t))
-		must(t, err)
-		return all[d.ID].State == contract.StateExited && all[d.ID].ExitCode == 0
-	})
-}
-
-func TestTheProgramsExitCodeIsTheMachines(t *testing.T) {
-	k := newKind(t)
-	d := desire(t, "job", never, "exit", "42")
-	must(t, k.Ensure(timeout(t), d))
+	output(t, k, d.ID, "exits with 42")
+	ended := time.Now()
 	until(t, "exit code 42", func() bool {
 		all, err := k.Observe(timeout(t))
 		must(t, err)
 		return all[d.ID].State == contract.StateExited && all[d.ID].ExitCode == 42
 	})
+	t.Logf("measured: from the program's last word to the machine's end %d ms", time.Since(ended).Milliseconds())
+}
+
+// A privileged program owns its guest, and may end it as it likes: that is told from
+// what happens to monitors.
+func TestAGuestsPanicIsToldAsSuch(t *testing.T) {
+	k := newKind(t)
+	d := desire(t, "job", never, "panic")
+	var c plan.Container
+	must(t, canon.Unmarshal(d.Plan.Config, &c))
+	c.Privileged, c.NoNewPrivs = true, false
+	b, err := canon.Marshal(c)
+	must(t, err)
+	d.Plan.Config = b
+	must(t, k.Ensure(timeout(t), d))
+	until(t, "the panic's end", func() bool { return status(t, d.ID).Reason == shim.ReasonPanic })
+}
+
+// execute runs the payload beside the workload's program.
+func execute(t *testing.T, k *container.Kind, id workload.ID, args ...string) (code int, output string) {
+	t.Helper()
+	conn, err := k.Control(timeout(t), id)
+	must(t, err)
+	c, err := control.Dial(timeout(t), conn, control.Request{Verb: control.VerbExec, Exec: &control.Exec{Args: append([]string{"/bin/payload"}, args...)}})
+	must(t, err)
+	defer c.Close()
+	var out bytes.Buffer
+	for {
+		typ, b, err := c.Read()
+		must(t, err)
+		switch typ {
+		case control.FrameStdout:
+			out.Write(b)
+		case control.FrameError:
+			t.Fatal(control.Failure(b))
+		case control.FrameExit:
+			return control.ExitCode(b), out.String()
+		}
+	}
+}
+
+// total is the memory that the guest's kernel has, in KiB.
+func total(t *testing.T, k *container.Kind, id workload.ID) int {
+	t.Helper()
+	_, out := execute(t, k, id, "total")
+	n, err := strconv.Atoi(strings.TrimSpace(out))
+	must(t, err)
+	return n
 }
 
 // TestAMachineLives runs one machine through what can happen to it.
@@ -304,27 +343,9 @@ func TestAMachineLives(t *testing.T) {
 	first := status(t, d.ID)
 
 	t.Run("exec enters the workload", func(t *testing.T) {
-		conn, err := k.Control(timeout(t), d.ID)
-		must(t, err)
-		c, err := control.Dial(timeout(t), conn, control.Request{Verb: control.VerbExec, Exec: &control.Exec{Args: []string{"/bin/payload", "print", "from exec"}}})
-		must(t, err)
-		defer c.Close()
-		var out bytes.Buffer
-		for {
-			typ, b, err := c.Read()
-			must(t, err)
-			if typ == control.FrameStdout {
-				out.Write(b)
-			}
-			if typ == control.FrameError {
-				t.Fatal(control.Failure(b))
-			}
-			if typ == control.FrameExit {
-				if control.ExitCode(b) != 0 || out.String() != "from exec\n" {
-					t.Errorf("exit code %d, output %q", control.ExitCode(b), out.String())
-				}
-				return
-			}
+		code, out := execute(t, k, d.ID, "print", "from exec")
+		if code != 0 || out != "from exec\n" {
+			t.Errorf("exit code %d, output %q", code, out)
 		}
 	})
 	t.Run("it is counted", func(t *testing.T) {
@@ -343,6 +364,24 @@ func TestAMachineLives(t *testing.T) {
 				t.Logf("measured: shim of a machine %s", strings.TrimSpace(line))
 			}
 		}
+	})
+	t.Run("memory is taken and given back while it runs", func(t *testing.T) {
+		resize := func(by uint64) {
+			conn, err := k.Control(timeout(t), d.ID)
+			must(t, err)
+			code, err := control.Ask(timeout(t), conn, control.Request{Verb: control.VerbResize, Limits: &control.Limits{
+				CPU: 1000, Memory: d.Plan.Resources.Memory - by, PIDs: 64,
+			}}, nil)
+			must(t, err)
+			if code != 0 {
+				t.Fatalf("less by %d: it needs a new start", by)
+			}
+		}
+		before := total(t, k, d.ID)
+		resize(16 << 20)
+		until(t, "less memory in the guest", func() bool { return total(t, k, d.ID) <= before-15<<10 })
+		resize(0)
+		until(t, "as much memory as before", func() bool { return total(t, k, d.ID) >= before-1<<10 })
 	})
 	t.Run("a killed shim's machine runs on and is taken over", func(t *testing.T) {
 		before := status(t, d.ID)
@@ -363,7 +402,7 @@ func TestAMachineLives(t *testing.T) {
 		if st := status(t, d.ID); st.Reason != shim.ReasonVMM || st.Process == first.Process {
 			t.Errorf("%+v", st)
 		}
-		output(t, k, d.ID, "run 2")
+		output(t, k, d.ID, "run 2 ")
 	})
 	t.Run("a killed file server ends the machine", func(t *testing.T) {
 		b, err := os.ReadFile(filepath.Join("/sys/fs/cgroup/zos", filepath.Base(runDir(d.ID)), "fs", "cgroup.procs"))
@@ -379,6 +418,7 @@ func TestAMachineLives(t *testing.T) {
 		if st := status(t, d.ID); st.Reason != shim.ReasonVMM || !strings.Contains(st.Detail, "file server") {
 			t.Errorf("%+v", st)
 		}
+		output(t, k, d.ID, "run 3 ")
 	})
 	t.Run("it is asked to end, and nothing is left", func(t *testing.T) {
 		id := d.ID

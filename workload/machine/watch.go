@@ -108,25 +108,29 @@ func (i *instance) begin(ctx context.Context, adopted bool) (*control.Conn, erro
 	if err != nil {
 		return nil, err
 	}
-	if adopted {
-		return out, nil
+	t, payload, err := first(ctx, out)
+	switch {
+	case err != nil:
+		out.Close()
+		return nil, fmt.Errorf("start the program: %w", err)
+	case t == control.FrameError && !adopted:
+		out.Close()
+		return nil, control.Failure(payload)
 	}
-	// The first frame says that the program runs, or why it doesn't.
+	i.hear(t, payload)
+	return out, nil
+}
+
+// first reads the frame that says that the program runs, or how it ended, or why it
+// doesn't run. An agent that takes a connection and says nothing is as silent as one
+// that takes none.
+func first(ctx context.Context, out *control.Conn) (control.Type, []byte, error) {
 	stop := context.AfterFunc(ctx, func() { out.Close() })
 	t, payload, err := out.Read()
 	if !stop() && err != nil {
 		err = context.Cause(ctx)
 	}
-	switch {
-	case err != nil:
-		out.Close()
-		return nil, fmt.Errorf("start the program: %w", err)
-	case t == control.FrameError:
-		out.Close()
-		return nil, control.Failure(payload)
-	}
-	i.frame(t, payload)
-	return out, nil
+	return t, payload, err
 }
 
 // reach connects with the agent and makes one request.
@@ -148,7 +152,15 @@ func (i *instance) reach(ctx context.Context, r control.Request) (*control.Conn,
 	return out, nil
 }
 
-// frame takes one frame of the program's output; true if it was the last one.
+// hear takes one frame of the program's output; true if it was the last one, which
+// comes once in a machine's life.
+func (i *instance) hear(t control.Type, payload []byte) (last bool) {
+	if last = i.frame(t, payload); last {
+		close(i.told)
+	}
+	return last
+}
+
 func (i *instance) frame(t control.Type, payload []byte) (last bool) {
 	switch t {
 	case control.FrameStdout, control.FrameStderr:
@@ -196,8 +208,9 @@ func (i *instance) follow(out *control.Conn) {
 			return
 		}
 		if i.wasTold() {
-			// The agent powers the machine off when this is closed.
-			i.setSession(nil)
+			// The agent powers the machine off when it hears that this stream is
+			// closed. The session stays for that: QEMU throws away what it has not
+			// read yet of a connection that ends.
 			return
 		}
 		// A guest that breaks every session at once must not keep the node busy.
@@ -234,13 +247,12 @@ func (i *instance) copy(out *control.Conn) {
 	stop := context.AfterFunc(i.ctx, func() { out.Close() })
 	defer stop()
 	defer out.Close()
-	for {
+	for !i.wasTold() {
 		t, payload, err := out.Read()
 		if err != nil {
 			return
 		}
-		if i.frame(t, payload) {
-			close(i.told)
+		if i.hear(t, payload) {
 			return
 		}
 	}
@@ -253,7 +265,7 @@ func (i *instance) again(ctx context.Context) (*control.Conn, error) {
 			return nil, errors.New("the monitor has ended")
 		}
 		limited, cancel := context.WithTimeout(ctx, i.config.Silence/2)
-		out, err := i.reach(limited, control.Request{Verb: control.VerbAttach})
+		out, err := i.attach(limited)
 		cancel()
 		if err == nil {
 			return out, nil
@@ -264,6 +276,21 @@ func (i *instance) again(ctx context.Context) (*control.Conn, error) {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// attach takes the program's output up again.
+func (i *instance) attach(ctx context.Context) (*control.Conn, error) {
+	out, err := i.reach(ctx, control.Request{Verb: control.VerbAttach})
+	if err != nil {
+		return nil, err
+	}
+	t, payload, err := first(ctx, out)
+	if err != nil {
+		out.Close()
+		return nil, err
+	}
+	i.hear(t, payload)
+	return out, nil
 }
 
 // listen asks the agent now and then whether it is there, and tells it the time when

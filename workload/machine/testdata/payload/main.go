@@ -2,10 +2,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -16,17 +18,33 @@ func main() {
 		fmt.Println(args[1])
 	case "exit":
 		n, _ := strconv.Atoi(args[1])
+		fmt.Println("exits with", n)
 		os.Exit(n)
+	case "total": // what the kernel has to give, in KiB
+		b, _ := os.ReadFile("/proc/meminfo")
+		fmt.Println(strings.Fields(string(b))[1])
+	case "panic": // a privileged one owns its guest
+		fmt.Println("panics", os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0))
 	case "serve":
 		c := make(chan os.Signal, 1)
 		signal.Notify(c, syscall.SIGTERM)
 		b, _ := os.ReadFile("/count")
 		n := len(b) + 1
-		if err := os.WriteFile("/count", append(b, '.'), 0o644); err != nil {
+		if err := write("/count", append(b, '.')); err != nil {
 			fmt.Println("write:", err)
 		}
 		fmt.Println("run", n, "secret", os.Getenv("SECRET"))
 		<-c
 		fmt.Println("asked to end")
 	}
+}
+
+// write returns when the file is on the disk, as databases do.
+func write(path string, b []byte) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	return errors.Join(err, f.Sync(), f.Close())
 }

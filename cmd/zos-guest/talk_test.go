@@ -5,10 +5,13 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/workload/control"
@@ -55,6 +58,25 @@ func TestRunningWorkloadAnswers(t *testing.T) {
 			"write /proc/sys/kernel/hostname read-only file system", "write /proc/sysrq-trigger read-only file system",
 			"write /sys/kernel/mm/transparent_hugepage/enabled read-only file system", "write /sys/fs/cgroup/cgroup.procs read-only file system",
 			"write /etc/new <nil>", "kcore 0", "mknod operation not permitted", "mount operation not permitted", "reboot operation not permitted")
+	})
+	t.Run("system calls are filtered as in namespaces", func(t *testing.T) {
+		calls := func(text string) (all []string) {
+			for line := range strings.Lines(text) {
+				if strings.HasPrefix(line, "syscall ") || strings.HasPrefix(line, "status Seccomp") {
+					all = append(all, strings.TrimSpace(line))
+				}
+			}
+			return all
+		}
+		golden, err := os.ReadFile("../../workload/escape/testdata/namespace.golden")
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := listen(t, ask(t, s, control.Request{Verb: control.VerbExec, Exec: &control.Exec{Args: []string{"/probe", "probe"}}}), "")
+		want, got := calls(string(golden)), calls(h.out)
+		if diff := cmp.Diff(want, got); h.code != 0 || diff != "" || len(want) < 380 {
+			t.Errorf("code %d, %d calls, differences (-namespace +guest):\n%s", h.code, len(want), diff)
+		}
 	})
 	t.Run("files go in and out", func(t *testing.T) {
 		var b bytes.Buffer
@@ -217,6 +239,31 @@ func TestRunningWorkloadAnswers(t *testing.T) {
 		if h := m.exec(s, "fork"); !strings.Contains(h.out, "true") {
 			t.Errorf("%+v", h)
 		}
+	})
+	t.Run("the channel is quick", func(t *testing.T) {
+		const rounds, size = 50, 16 << 20
+		began := time.Now()
+		for range rounds {
+			m.status(s)
+		}
+		t.Logf("measured: a request and its answer %d µs", time.Since(began).Microseconds()/rounds)
+		began = time.Now()
+		out := ask(t, s, control.Request{Verb: control.VerbExec, Exec: &control.Exec{Args: []string{"/program", "zeros", fmt.Sprint(size)}}})
+		got := 0
+		for {
+			kind, b, err := out.Read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if kind == control.FrameExit {
+				break
+			}
+			got += len(b)
+		}
+		if got != size {
+			t.Errorf("%d bytes came", got)
+		}
+		t.Logf("measured: out of the guest %.1f MB/s", size/time.Since(began).Seconds()/1e6)
 	})
 	t.Run("a second boot is refused", func(t *testing.T) {
 		if h := listen(t, m.run(s, m.program("exit", "0")), ""); h.fault == nil {

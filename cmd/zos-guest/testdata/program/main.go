@@ -40,6 +40,9 @@ func main() {
 		for i := range n {
 			fmt.Printf("line %08d\n", i)
 		}
+	case "zeros":
+		n, _ := strconv.Atoi(args[0])
+		_, _ = os.Stdout.Write(make([]byte, n))
 	case "wait": // for SIGTERM, which it obeys unless told otherwise
 		c := make(chan os.Signal, 1)
 		signal.Notify(c, unix.SIGTERM)

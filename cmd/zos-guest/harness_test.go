@@ -321,13 +321,17 @@ func tail(s string) string { return s[max(0, len(s)-2000):] }
 // exec runs a program beside it to its end.
 func (m *machine) exec(s *guest.Session, args ...string) heard {
 	m.t.Helper()
-	return listen(m.t, ask(m.t, s, control.Request{Verb: control.VerbExec, Exec: &control.Exec{Args: append([]string{"/program"}, args...)}}), "")
+	c := ask(m.t, s, control.Request{Verb: control.VerbExec, Exec: &control.Exec{Args: append([]string{"/program"}, args...)}})
+	defer c.Close() // a session has few streams
+	return listen(m.t, c, "")
 }
 
 func (m *machine) status(s *guest.Session) control.Stats {
 	m.t.Helper()
 	var st control.Stats
-	h := listen(m.t, ask(m.t, s, control.Request{Verb: control.VerbStatus}), "")
+	c := ask(m.t, s, control.Request{Verb: control.VerbStatus})
+	defer c.Close()
+	h := listen(m.t, c, "")
 	if err := json.Unmarshal(h.result, &st); err != nil {
 		m.t.Fatal(err)
 	}

@@ -77,13 +77,15 @@ func TestNoStringReachesAnotherOption(t *testing.T) {
 	}
 	// What a field may hold of these, because it is an argument of its own there.
 	allowed := map[string]func(string) bool{
-		"cmdline": func(s string) bool { return len(s) <= MaxCmdline && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) },
-		"uuid":    func(s string) bool { return s == "" },
-		"initrd":  func(s string) bool { return s == "" || s == "/dev/fdset/3" },
-		"image":   func(s string) bool { return s == "/dev/fdset/3" }, // a plain path there
-		"name":    func(s string) bool { return s == "-S" || s == "-daemonize" },
-		"serial":  func(s string) bool { return s == "-S" || s == "-daemonize" },
-		"tag":     func(s string) bool { return s == "-S" || s == "-daemonize" },
+		"cmdline": func(s string) bool {
+			return len(s) <= MaxCmdline && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
+		},
+		"uuid":   func(s string) bool { return s == "" },
+		"initrd": func(s string) bool { return s == "" || s == "/dev/fdset/3" },
+		"image":  func(s string) bool { return s == "/dev/fdset/3" }, // a plain path there
+		"name":   func(s string) bool { return s == "-S" || s == "-daemonize" },
+		"serial": func(s string) bool { return s == "-S" || s == "-daemonize" },
+		"tag":    func(s string) bool { return s == "-S" || s == "-daemonize" },
 	}
 	for field, set := range fields {
 		for _, attack := range attacks {

@@ -84,11 +84,13 @@ func (s *Server) session(ctx context.Context, conn *guestConn, slots chan struct
 		if err != nil {
 			return
 		}
+		// The node counts too, and opens no more than there are; but it sees a stream end
+		// before the handler here has.
 		select {
 		case slots <- struct{}{}:
-		default:
+		case <-mux.CloseChan():
 			_ = c.Close()
-			continue
+			return
 		}
 		running.Go(func() {
 			defer func() { <-slots }()

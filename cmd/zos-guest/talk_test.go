@@ -255,6 +255,9 @@ func TestRunningWorkloadAnswers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if kind == control.FrameError {
+				t.Fatalf("%s", b)
+			}
 			if kind == control.FrameExit {
 				break
 			}

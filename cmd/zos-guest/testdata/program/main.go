@@ -82,14 +82,19 @@ func main() {
 			keep = append(keep, b)
 		}
 	case "fork":
-		started := 0
+		var started []*exec.Cmd
 		for range 200 {
-			if exec.Command("/program", "sleep").Start() != nil {
+			c := exec.Command("/program", "sleep")
+			if c.Start() != nil {
 				break
 			}
-			started++
+			started = append(started, c)
 		}
-		fmt.Println("started", started < 200)
+		for _, c := range started {
+			_ = c.Process.Kill()
+			_ = c.Wait()
+		}
+		fmt.Println("started", len(started) < 200)
 	case "sleep":
 		time.Sleep(time.Hour)
 	case "mount":

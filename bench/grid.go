@@ -188,6 +188,7 @@ group: demo
 workloads:
   - name: python
     kind: container
+    isolation: namespace
     image: red/python:1
     command: ["/usr/bin/python3", "-c", "print(6*7)"]
     restart: never

@@ -349,14 +349,14 @@ name: trio
 group: demo
 networks: [{name: mesh}]
 workloads:
-  - {name: a, kind: container, image: red/hello:1, node: node-1, env: {GREETING: on-disk}, networks: [mesh], resources: {disk: 16MiB}}
-  - {name: b, kind: container, image: red/hello:1, node: node-2, env: {GREETING: on-tpm}, networks: [mesh], resources: {disk: 16MiB}}
-  - {name: c, kind: container, image: red/hello:1, node: node-3, env: {GREETING: on-nothing}, networks: [mesh], resources: {disk: 16MiB}}
+  - {name: a, kind: container, isolation: namespace, image: red/hello:1, node: node-1, env: {GREETING: on-disk}, networks: [mesh], resources: {disk: 16MiB}}
+  - {name: b, kind: container, isolation: namespace, image: red/hello:1, node: node-2, env: {GREETING: on-tpm}, networks: [mesh], resources: {disk: 16MiB}}
+  - {name: c, kind: container, isolation: namespace, image: red/hello:1, node: node-3, env: {GREETING: on-nothing}, networks: [mesh], resources: {disk: 16MiB}}
 `
 
 // single is a deployment of one workload on the first node.
 func single(name, image, extra string) string {
-	return fmt.Sprintf("apiVersion: zos/v1\nname: %s\ngroup: demo\nworkloads:\n  - {name: %s, kind: container, image: %s, node: node-1, resources: {disk: 16MiB}%s}\n",
+	return fmt.Sprintf("apiVersion: zos/v1\nname: %s\ngroup: demo\nworkloads:\n  - {name: %s, kind: container, isolation: namespace, image: %s, node: node-1, resources: {disk: 16MiB}%s}\n",
 		name, name, image, extra)
 }
 

@@ -147,6 +147,7 @@ networks:
 workloads:
   - name: db
     kind: container
+    isolation: namespace
     image: red/shop:1
     node: node-1
     user: "101:104"
@@ -156,6 +157,7 @@ workloads:
     resources: {cpu: 0.4, memory: 160MiB, disk: 128MiB}
   - name: web
     kind: container
+    isolation: namespace
     image: red/shop:1
     node: node-2
     command: [python3, /srv/web.py]
@@ -163,6 +165,7 @@ workloads:
     resources: {cpu: 0.4, memory: 96MiB}
   - name: redis
     kind: container
+    isolation: namespace
     image: red/shop:1
     node: node-2
     user: "100:102"
@@ -171,6 +174,7 @@ workloads:
     resources: {cpu: 0.1, memory: 64MiB}
   - name: shell
     kind: container
+    isolation: namespace
     image: red/shop:1
     node: node-1
     user: "1000:1000"
@@ -179,6 +183,7 @@ workloads:
     resources: {cpu: 0.2, memory: 64MiB}
   - name: visitor
     kind: container
+    isolation: namespace
     image: red/shop:1
     node: node-3
     command: [sh, -c, "while :; do curl -sS -m 120 http://web.back.internal:8080/; sleep 1; done"]
@@ -186,6 +191,7 @@ workloads:
     resources: {cpu: 0.2, memory: 64MiB}
   - name: tools
     kind: container
+    isolation: namespace
     image: red/shop:1
     node: node-3
     user: "1000:1000"
@@ -202,9 +208,9 @@ group: demo
 networks:
   - {name: back, subnet: 10.20.0.0/16}
 workloads:
-  - {name: a, kind: container, image: red/shop:1, node: node-1, networks: [back], command: [sh, /srv/neighbour.sh], resources: {cpu: 0.1, memory: 64MiB}}
-  - {name: b, kind: container, image: red/shop:1, node: node-2, networks: [back], command: [sh, /srv/neighbour.sh], resources: {cpu: 0.1, memory: 64MiB}}
-  - {name: c, kind: container, image: red/shop:1, node: node-3, networks: [back], command: [sh, /srv/neighbour.sh], resources: {cpu: 0.1, memory: 64MiB}}
+  - {name: a, kind: container, isolation: namespace, image: red/shop:1, node: node-1, networks: [back], command: [sh, /srv/neighbour.sh], resources: {cpu: 0.1, memory: 64MiB}}
+  - {name: b, kind: container, isolation: namespace, image: red/shop:1, node: node-2, networks: [back], command: [sh, /srv/neighbour.sh], resources: {cpu: 0.1, memory: 64MiB}}
+  - {name: c, kind: container, isolation: namespace, image: red/shop:1, node: node-3, networks: [back], command: [sh, /srv/neighbour.sh], resources: {cpu: 0.1, memory: 64MiB}}
 `
 
 // The image's own files.

@@ -19,6 +19,6 @@ func (b *bench) bootFiles(context.Context) error {
 		}
 		total += info.Size()
 	}
-	b.add("boot files (kernel and initrd)", fmt.Sprintf("%.1f MB", float64(total)/1e6), "≤ 20 MB", total <= 20e6)
+	b.Add("boot files (kernel and initrd)", fmt.Sprintf("%.1f MB", float64(total)/1e6), "≤ 20 MB", total <= 20e6)
 	return nil
 }

@@ -53,7 +53,7 @@ func (b *bench) upAndDeploy(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, g.Close()) }()
-	b.add("`zos up` to node ready", fmt.Sprintf("%.1f s", took.Seconds()), "≤ 60 s", took <= time.Minute)
+	b.Add("`zos up` to node ready", fmt.Sprintf("%.1f s", took.Seconds()), "≤ 60 s", took <= time.Minute)
 	c := g.Client()
 	// The first run fetches the objects, the second finds them.
 	first, id, err := deploy(ctx, c, examples.Hello)
@@ -67,8 +67,8 @@ func (b *bench) upAndDeploy(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	b.add("last approval to first output, objects fetched", fmt.Sprintf("%.1f s", first.Seconds()), "–", true)
-	b.add("last approval to first output, objects present", fmt.Sprintf("%.1f s", second.Seconds()), "≤ 5 s", second <= 5*time.Second)
+	b.Add("last approval to first output, objects fetched", fmt.Sprintf("%.1f s", first.Seconds()), "–", true)
+	b.Add("last approval to first output, objects present", fmt.Sprintf("%.1f s", second.Seconds()), "≤ 5 s", second <= 5*time.Second)
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
@@ -93,7 +93,7 @@ func (b *bench) upAndDeploy(ctx context.Context) (err error) {
 		private += m.Private
 		list += fmt.Sprintf(" %s %.0f", m.Name, float64(m.Resident)/1e6)
 	}
-	b.add(fmt.Sprintf("resident memory of the node's programs after %s idle (512 MB node:%s)", b.idle, list),
+	b.Add(fmt.Sprintf("resident memory of the node's programs after %s idle (512 MB node:%s)", b.idle, list),
 		fmt.Sprintf("%.0f MB, %.0f private", float64(total)/1e6, float64(private)/1e6), "≤ 150 MB", total <= 150e6)
 	return nil
 }
@@ -241,9 +241,9 @@ func (b *bench) python(ctx context.Context) (err error) {
 	}
 	s := st.Workloads[0]
 	share := 100 * float64(s.Fetched) / float64(max(1, s.Total))
-	b.add(fmt.Sprintf("fetched to print from python3 in Debian (%d entries, %.0f MB)", len(m.Entries), float64(s.Total)/1e6),
+	b.Add(fmt.Sprintf("fetched to print from python3 in Debian (%d entries, %.0f MB)", len(m.Entries), float64(s.Total)/1e6),
 		fmt.Sprintf("%.1f MB, %.1f %%", float64(s.Fetched)/1e6, share), "≤ 25 %, ≥ 10,000 entries", share <= 25 && len(m.Entries) >= 10_000)
-	b.add("flist built and published from that directory", fmt.Sprintf("%.1f s, %+v", built.Seconds(), stats), "–", true)
+	b.Add("flist built and published from that directory", fmt.Sprintf("%.1f s, %+v", built.Seconds(), stats), "–", true)
 	return nil
 }
 

@@ -49,7 +49,7 @@ func (b *bench) ledger(ctx context.Context) error {
 		}
 	}
 	share := 100 * float64(used[1]-used[0]) / float64(watch)
-	b.add("idle ledger", fmt.Sprintf("%.2f %% of a core", share), "≤ 0.5 %", share <= 0.5)
+	b.Add("idle ledger", fmt.Sprintf("%.2f %% of a core", share), "≤ 0.5 %", share <= 0.5)
 	return nil
 }
 

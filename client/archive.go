@@ -82,8 +82,8 @@ const maxUnpacked = 1 << 20
 // first part of the names becomes name; "" leaves it out. Nothing is written
 // outside of root, whatever names and links the archive holds: everything is opened
 // through root, and nothing through a link. Links that lead out of root, and what is
-// no file, directory or link, are left out and named in skipped, 100 of them at
-// most. Owners and set-id bits are not taken over. Errors have the code
+// no file, directory or link, or a file with holes, are left out and named in skipped,
+// 100 of them at most. Owners and set-id bits are not taken over. Errors have the code
 // "archive-unsafe" or are the file system's.
 func Unpack(r io.Reader, root *os.Root, name string) (skipped []string, err error) {
 	tr := tar.NewReader(r)
@@ -148,6 +148,9 @@ func unpackEntry(root *os.Root, at string, h *tar.Header, r io.Reader) error {
 		}
 		return nil
 	case tar.TypeReg:
+		if holes(h) {
+			return errLeftOut
+		}
 		// A link that is there is replaced, not followed; so is a file, whose other
 		// names must keep their content.
 		if err := removeFile(root, at); err != nil {
@@ -169,6 +172,17 @@ func unpackEntry(root *os.Root, at string, h *tar.Header, r io.Reader) error {
 		return root.Symlink(h.Linkname, at)
 	}
 	return errLeftOut
+}
+
+// holes tells whether a file is written with holes: some bytes that a node sends would
+// fill a disk. Nodes send no such files.
+func holes(h *tar.Header) bool {
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
 }
 
 // staysInside tells whether a link in a directory below the root leads to a place

@@ -3,6 +3,7 @@ package client
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -158,4 +159,82 @@ func TestTreeComesOutAsItWasPacked(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, info, err)
 		}
 	}
+}
+
+// A file of holes is some hundred bytes of an archive, and as large on disk as it says.
+func TestAFileOfHolesDoesNotFillTheDisk(t *testing.T) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	// tar.Writer writes no such records: they get their names below.
+	h := tar.Header{Name: "a/huge", Typeflag: tar.TypeReg, Mode: 0o644, Size: 512, Format: tar.FormatPAX, PAXRecords: map[string]string{
+		"XXX.sparse.major": "1", "XXX.sparse.minor": "0", "XXX.sparse.realsize": "67108864", "XXX.sparse.name": "a/huge",
+	}}
+	if err := w.WriteHeader(&h); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(append([]byte("0\n"), make([]byte, 510)...)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	evil := bytes.ReplaceAll(b.Bytes(), []byte("XXX.sparse."), []byte("GNU.sparse."))
+	if got, err := tar.NewReader(bytes.NewReader(evil)).Next(); err != nil || got.Size != 64<<20 {
+		t.Fatalf("the archive is not as it should be: %+v, %v", got, err)
+	}
+	dir := t.TempDir()
+	skipped, err := Unpack(bytes.NewReader(evil), into(t, dir), "x")
+	if err != nil || len(skipped) != 1 {
+		t.Errorf("skipped %v, %v", skipped, err)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "x", "huge")); err == nil {
+		t.Error("the file was written")
+	}
+}
+
+// FuzzUnpack: whatever a node sends, nothing comes to be beside the directory, and no
+// link leads out of it.
+func FuzzUnpack(f *testing.F) {
+	add := func(entries ...tar.Header) {
+		b, err := io.ReadAll(archive(f, entries...))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	add(tar.Header{Name: "a/", Typeflag: tar.TypeDir, Mode: 0o755}, tar.Header{Name: "a/f"}, tar.Header{Name: "a/l", Typeflag: tar.TypeSymlink, Linkname: "f"})
+	add(tar.Header{Name: "a/b/up", Typeflag: tar.TypeSymlink, Linkname: "../.."}, tar.Header{Name: "a/b/up/f"})
+	add(tar.Header{Name: "../f"})
+	add(tar.Header{Name: "a/h", Typeflag: tar.TypeLink, Linkname: "/etc/passwd"})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) > 64<<10 {
+			return
+		}
+		top := t.TempDir()
+		target := filepath.Join(top, "target")
+		if err := os.Mkdir(target, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = Unpack(bytes.NewReader(b), into(t, target), "")
+		if ents, err := os.ReadDir(top); err != nil || len(ents) != 1 {
+			t.Errorf("beside the target there is %v, %v", ents, err)
+		}
+		err := filepath.WalkDir(target, func(p string, e fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			if e.Type()&^(fs.ModeSymlink|fs.ModeDir) != 0 {
+				t.Errorf("%s is of type %s", p, e.Type())
+			}
+			if e.Type()&fs.ModeSymlink != 0 {
+				if real, err := filepath.EvalSymlinks(p); err == nil && real != target && !strings.HasPrefix(real, target+"/") {
+					t.Errorf("%s leads to %s", p, real)
+				}
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, fs.ErrPermission) {
+			t.Error(err)
+		}
+	})
 }

@@ -1,57 +1,18 @@
 package client
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/contract"
-	"github.com/zero-os/zos/network"
 	"github.com/zero-os/zos/network/resolver"
 	"github.com/zero-os/zos/node/protocol"
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/spec/plan"
 )
-
-// Port is what one workload wants to reach at another. The zero Port is any.
-type Port struct {
-	Protocol string // plan.ProtocolTCP, plan.ProtocolUDP or plan.ProtocolICMP
-	Number   uint16 // 0 for icmp
-}
-
-// ParsePort reads "5432/tcp", "5432" (tcp) or "icmp".
-func ParsePort(s string) (Port, error) {
-	invalid := problem.New("option-invalid", "%q is no port", s).WithFix("write 5432/tcp, 53/udp or icmp")
-	if s == plan.ProtocolICMP {
-		return Port{Protocol: s}, nil
-	}
-	number, protocol, both := strings.Cut(s, "/")
-	if !both {
-		protocol = plan.ProtocolTCP
-	}
-	at, err := netip.ParseAddrPort("[::]:" + number)
-	if err != nil || at.Port() == 0 || protocol != plan.ProtocolTCP && protocol != plan.ProtocolUDP {
-		return Port{}, invalid
-	}
-	return Port{Protocol: protocol, Number: at.Port()}, nil
-}
-
-// String is the form that ParsePort reads; "any port" for the zero Port.
-func (p Port) String() string {
-	switch p.Protocol {
-	case "":
-		return "any port"
-	case plan.ProtocolICMP:
-		return p.Protocol
-	}
-	return fmt.Sprintf("%d/%s", p.Number, p.Protocol)
-}
 
 // Facts are all that Diagnose decides by: the ledger's word and the nodes'.
 type Facts struct {
@@ -260,267 +221,6 @@ func (d *diagnosis) runs(name, node string) finding {
 	return broken("see why: zos logs "+d.Contract+"/"+name, "%s", detail)
 }
 
-// keys: both nodes know each other's newest key, and agreed a post-quantum one.
-func (d *diagnosis) keys() finding {
-	slotA, slotB := d.a.Workload.Slot, d.b.Workload.Slot
-	for _, end := range []struct {
-		slot canon.Hash
-		at   *protocol.Network
-	}{{slotA, &d.atA}, {slotB, &d.atB}} {
-		node := d.Names.Of(end.slot)
-		v, asked := d.Views[end.slot]
-		switch {
-		case !asked:
-			return broken("ask as a member of the contract's group: --as NAME", "node %s was not asked", node)
-		case v.Err != nil:
-			return broken(orElse(problem.Fix(v.Err), "see how it is: zos node show "+node), "node %s does not answer%s", node, silence(end.slot, v.Err))
-		}
-		at, ok := v.Network(d.network)
-		if !ok || len(at.Keys) == 0 {
-			return broken("wait a moment; if it stays so: zos node show "+node, "node %s has no device for network %s yet", node, d.network)
-		}
-		*end.at = at
-	}
-	if slotA == slotB {
-		return good("both are on %s: their packets do not leave it, no key is needed", d.nameA)
-	}
-	if edges, err := network.EdgesOf(d.Plan, d.network); err == nil && !edges.Meet(slotA, slotB) {
-		if unreached := d.unreached(); unreached.fix != "" {
-			return unreached
-		}
-		return broken(d.publish(), "%s and %s do not know each other: one carries nothing but gateways, and none of their routes leads to the other", d.nameA, d.nameB)
-	}
-	for _, side := range []struct {
-		self, other  string
-		slot         canon.Hash // of the other
-		mine, theirs protocol.Network
-		peer         *protocol.NetworkPeer
-	}{{d.nameA, d.nameB, slotB, d.atA, d.atB, &d.toB}, {d.nameB, d.nameA, slotA, d.atB, d.atA, &d.toA}} {
-		peer, ok := peerOf(side.mine, side.slot)
-		*side.peer = peer
-		if fault := knows(side.self, side.other, peer, ok, side.theirs.Keys); fault.fix != "" {
-			return fault
-		}
-	}
-	quantum := "of an earlier run of the daemon"
-	if d.toB.PSK != nil {
-		quantum = "of " + span(d.toB.PSK) + " ago"
-	}
-	return good("each knows the other's: %s epoch %d, %s epoch %d; post-quantum key %s",
-		d.nameA, newest(d.atA).Epoch, d.nameB, newest(d.atB).Epoch, quantum)
-}
-
-// silence is why a node does not answer, for behind just these words; nothing if all
-// there is to say is that no answer came in time.
-func silence(slot canon.Hash, err error) string {
-	why := strings.TrimPrefix(err.Error(), "node "+slot.Short()+" does not answer: ")
-	if problem.Code(err) == "node-silent" && errors.Is(err, context.DeadlineExceeded) && !strings.Contains(why, "last refused") {
-		return ""
-	}
-	return ": " + why
-}
-
-func newest(n protocol.Network) protocol.NetworkKey { return n.Keys[len(n.Keys)-1] }
-
-// maxPSKAge is past the time at which a node overwrites a key that it could not
-// renew.
-const maxPSKAge = 35 * time.Minute
-
-// knows tells whether one node has a key that the other uses.
-func knows(self, other string, peer protocol.NetworkPeer, ok bool, keys []protocol.NetworkKey) finding {
-	why := ""
-	if peer.Message != "" {
-		why = ": " + peer.Message
-	}
-	const exchange = "keys are exchanged over the bus: check that both nodes reach it with zos node show"
-	if peer.Code == "psk-expired" {
-		return broken(exchange, "the post-quantum key of %s and %s could not be renewed and is void%s", self, other, why)
-	}
-	// A daemon that has just started again finds sessions in the kernel, and learns
-	// their keys and ages a moment later.
-	session := peer.State == protocol.PeerUp
-	if session && peer.Epoch == 0 {
-		return finding{}
-	}
-	if !ok || peer.Epoch == 0 {
-		return broken(exchange, "%s has no key of %s yet%s", self, other, why)
-	}
-	used := slices.IndexFunc(keys, func(k protocol.NetworkKey) bool { return bytes.Equal(k.PublicKey, peer.PublicKey) })
-	switch {
-	case used < 0:
-		return broken(exchange, "%s has a key of %s of epoch %d, and %s uses epoch %d%s", self, other, peer.Epoch, other, keys[len(keys)-1].Epoch, why)
-	case keys[used].Epoch != peer.Epoch:
-		return broken("report this: the two nodes disagree about one key", "%s takes the key of %s for epoch %d, and it is of epoch %d", self, other, peer.Epoch, keys[used].Epoch)
-	case peer.PSK == nil && session:
-		return finding{}
-	case peer.PSK == nil:
-		return broken(exchange, "%s and %s have not agreed a post-quantum key yet%s", self, other, why)
-	case peer.PSK.Seconds > uint64(maxPSKAge/time.Second):
-		return broken(exchange, "the post-quantum key of %s and %s is %s old, and none that old is used%s", self, other, span(peer.PSK), why)
-	}
-	return finding{}
-}
-
-// path: packets get through in both directions.
-func (d *diagnosis) path() finding {
-	if d.a.Workload.Slot == d.b.Workload.Slot {
-		return good("both are on %s, behind one router", d.nameA)
-	}
-	for _, side := range []struct {
-		self, other string
-		peer        protocol.NetworkPeer
-	}{{d.nameA, d.nameB, d.toB}, {d.nameB, d.nameA, d.toA}} {
-		if side.peer.State == protocol.PeerUp && side.peer.Path != "" {
-			continue
-		}
-		detail := fmt.Sprintf("%s has had no handshake with %s", side.self, side.other)
-		if h := side.peer.Handshake; h != nil {
-			detail += fmt.Sprintf(" for %s", span(h))
-		}
-		if side.peer.Path != "" {
-			detail += ", path: " + side.peer.Path
-		} else {
-			detail += ", and no path to it: no relay on which both are"
-		}
-		if side.peer.Message != "" {
-			detail += ": " + side.peer.Message
-		}
-		return finding{detail, fmt.Sprintf("check that both reach the rendezvous servers: zos node show %s, zos node show %s", d.nameA, d.nameB)}
-	}
-	return good("%s to %s: %s, handshake %s ago; back: %s", d.nameA, d.nameB, d.toB.Path, span(d.toB.Handshake), d.toA.Path)
-}
-
-// firewall: the plan lets it through, and the rules in the kernel are the plan's.
-func (d *diagnosis) firewall() finding {
-	if unreached := d.unreached(); unreached.fix != "" {
-		return unreached
-	}
-	by, allowed := Allows(d.b.Attachment, d.from, d.to, d.port)
-	switch {
-	case d.a.Workload.Kind == plan.KindGateway:
-		if by, allowed = d.published(); !allowed {
-			return broken(d.publish(), "gateway %s reaches what it publishes, and that is not %s of %s (%s)", d.from, d.port, d.to, by)
-		}
-	case !allowed:
-		return broken(fmt.Sprintf("add it to the spec, at workload %s, network %s: allow: [{ports: %s, from: [%s]}]", d.to, d.network, orElse(portOf(d.port), "PORT/tcp"), d.from),
-			"the plan does not let %s reach %s of %s (%s)", d.from, d.port, d.to, by)
-	}
-	for _, side := range []struct {
-		node string
-		at   protocol.Network
-	}{{d.nameA, d.atA}, {d.nameB, d.atB}} {
-		if !side.at.Firewall.OK {
-			return broken("the node sets its rules again by itself; if it stays so: zos node show "+side.node,
-				"the rules on %s are not in force: %s", side.node, orElse(side.at.Firewall.Detail, "no reason is given"))
-		}
-	}
-	where := d.nameA
-	if d.nameB != d.nameA {
-		where += " and " + d.nameB
-	}
-	return good("%s; the rules are in force on %s", by, where)
-}
-
-// unreached tells whether To is of a kind that nobody reaches.
-func (d *diagnosis) unreached() finding {
-	if kind := d.b.Workload.Kind; kind == plan.KindGateway || kind == plan.KindDevice {
-		return broken("let "+d.to+" begin the connection: answers pass", "%s is a %s: nobody begins a connection to it", d.to, kind)
-	}
-	return finding{}
-}
-
-// publish is what lets a gateway reach a workload.
-func (d *diagnosis) publish() string {
-	return fmt.Sprintf("add it to the spec, at a workload of kind gateway: publish: [{port: PORT/tcp, to: %s:PORT}]", d.to)
-}
-
-// gated lists the ports of To that From, a gateway, publishes.
-func (d *diagnosis) gated() []string {
-	ports := []string{}
-	gates, err := network.GatesOf(d.Plan, d.network)
-	if err != nil {
-		return ports // a plan of a contract is valid
-	}
-	for _, g := range gates {
-		for _, t := range g.Targets {
-			if g.Workload == d.from && t.Workload == d.to {
-				ports = append(ports, Port{t.Protocol, t.Port}.String())
-			}
-		}
-	}
-	return ports
-}
-
-// published is Allows for a gateway.
-func (d *diagnosis) published() (why string, ok bool) {
-	ports := d.gated()
-	if d.port.Protocol != "" && slices.Contains(ports, d.port.String()) {
-		return "published by " + d.from, true
-	}
-	return reaches(d.from, d.to, ports), d.port.Protocol == "" && len(ports) > 0
-}
-
-// opened are the ports of To that the plan opens to From: all of them, or these.
-func (d *diagnosis) opened() (every bool, ports []string) {
-	switch {
-	case d.unreached().fix != "":
-		return false, []string{}
-	case d.a.Workload.Kind == plan.KindGateway:
-		return false, d.gated()
-	}
-	return d.b.Open, reached(d.b.Attachment, d.from)
-}
-
-func portOf(p Port) string {
-	if p.Protocol == "" {
-		return ""
-	}
-	return p.String()
-}
-
-// Allows tells whether a plan lets workload from reach a port of an attachment of
-// workload name, and by which words.
-func Allows(to plan.Attachment, from, name string, port Port) (why string, ok bool) {
-	if to.Open {
-		return "open to every workload of the network", true
-	}
-	for _, r := range to.Allow {
-		if letsIn(r, from) && r.Protocol == port.Protocol && (port.Protocol == plan.ProtocolICMP || r.First <= port.Number && port.Number <= r.Last) {
-			return "allowed by " + RuleText(r), true
-		}
-	}
-	ports := reached(to, from)
-	return reaches(from, name, ports), port.Protocol == "" && len(ports) > 0
-}
-
-func letsIn(r plan.Rule, from string) bool {
-	return len(r.Peers) == 0 || slices.Contains(r.Peers, from)
-}
-
-// reached lists the ports of an attachment that its rules open to a workload.
-func reached(to plan.Attachment, from string) []string {
-	ports := []string{}
-	for _, r := range to.Allow {
-		text := RuleText(plan.Rule{Protocol: r.Protocol, First: r.First, Last: r.Last})
-		if letsIn(r, from) && !slices.Contains(ports, text) {
-			ports = append(ports, text)
-		}
-	}
-	return ports
-}
-
-// reaches says which ports one workload reaches at another.
-func reaches(from, to string, ports []string) string {
-	switch last := len(ports) - 1; last {
-	case -1:
-		return from + " reaches nothing of " + to
-	case 0:
-		return fmt.Sprintf("%s reaches %s of %s, and nothing else there", from, ports[0], to)
-	default:
-		return fmt.Sprintf("%s reaches %s and %s of %s, and nothing else there", from, strings.Join(ports[:last], ", "), ports[last], to)
-	}
-}
-
 // Summary says in a sentence what From reaches at To when all is well.
 func (d Diagnosis) Summary() string {
 	switch {
@@ -530,22 +230,6 @@ func (d Diagnosis) Summary() string {
 		return fmt.Sprintf("%s reaches every port of %s", d.From, d.To)
 	}
 	return reaches(d.From, d.To, d.Reaches)
-}
-
-// RuleText is a rule in the words of a spec.
-func RuleText(r plan.Rule) string {
-	s := r.Protocol
-	switch {
-	case r.Protocol == plan.ProtocolICMP:
-	case r.First == r.Last:
-		s = fmt.Sprintf("%d/%s", r.First, r.Protocol)
-	default:
-		s = fmt.Sprintf("%d-%d/%s", r.First, r.Last, r.Protocol)
-	}
-	if len(r.Peers) > 0 {
-		s += " from " + strings.Join(r.Peers, ", ")
-	}
-	return s
 }
 
 // resolver: the name is answered where it is asked.
@@ -567,14 +251,6 @@ func (d *diagnosis) resolver() finding {
 		texts = append(texts, a.String())
 	}
 	return good("%s is %s", name, strings.Join(texts, ", "))
-}
-
-// span shows an age for people.
-func span(a *protocol.Age) string {
-	if a == nil {
-		return "an unknown time" // a node may say anything
-	}
-	return (time.Duration(min(a.Seconds, 1<<31)) * time.Second).String()
 }
 
 // endOf finds the workload that a person means by its name or by an alias of it.

@@ -22,9 +22,6 @@ type Running struct {
 	By       sign.Signer
 }
 
-// Name is how people write it: group/deployment/workload.
-func (r Running) Name() string { return r.Workload.Name }
-
 func (r Running) ask(method string, params any) (bus.Ask, error) {
 	b, err := canon.Marshal(params)
 	return bus.Ask{Slot: r.Workload.Slot, Contract: r.Contract.ID, Workload: r.Workload.Name, Method: method, Params: b}, err
@@ -155,8 +152,7 @@ func (d *Dialog) Receive(ctx context.Context) (protocol.DownFrame, error) {
 // Close ends it. What runs in it ends too.
 func (d *Dialog) Close() { d.d.Close() }
 
-// Write sends bytes as input, so that a Dialog is an io.Writer of at most MaxData
-// bytes a frame.
+// input sends bytes for the program to read, at most MaxData in a frame.
 func (d *Dialog) input(ctx context.Context, b []byte) error {
 	for len(b) > 0 {
 		n := min(len(b), protocol.MaxData)

@@ -170,7 +170,6 @@ type ethernet struct {
 	DHCP6       bool         `json:"dhcp6"`
 	AcceptRA    bool         `json:"accept-ra"`
 	Addresses   []string     `json:"addresses,omitempty"`
-	Routes      []route      `json:"routes,omitempty"`
 	Nameservers *nameservers `json:"nameservers,omitempty"`
 }
 
@@ -178,18 +177,13 @@ type match struct {
 	MAC string `json:"macaddress"`
 }
 
-type route struct {
-	To     string `json:"to"`
-	Via    string `json:"via"`
-	OnLink bool   `json:"on-link,omitempty"`
-}
-
 type nameservers struct {
 	Addresses []netip.Addr `json:"addresses,omitempty"`
 	Search    []string     `json:"search,omitempty"`
 }
 
-// networkConfig is version 2 of cloud-init's network configuration, Netplan's.
+// networkConfig is version 2 of cloud-init's network configuration, Netplan's. It has
+// no routes: see routes.
 func (s Seed) networkConfig() []byte {
 	n := struct {
 		Version   int                 `json:"version"`
@@ -197,13 +191,6 @@ func (s Seed) networkConfig() []byte {
 	}{2, map[string]ethernet{}}
 	for _, i := range s.Interfaces {
 		e := ethernet{Match: match{i.MAC}, SetName: i.Name, MTU: i.MTU, Addresses: i.Addresses}
-		for _, r := range i.Routes {
-			// Version 2 has no route without a router; one that is on the link needs
-			// none, since those by it are marked so.
-			if r.Via != "" {
-				e.Routes = append(e.Routes, route{r.To, r.Via, true})
-			}
-		}
 		if len(s.Nameservers)+len(s.Search) > 0 {
 			e.Nameservers = &nameservers{s.Nameservers, s.Search}
 		}
@@ -220,14 +207,33 @@ type writeFile struct {
 	Content     []byte `json:"content"`
 }
 
+// routes are the commands of iproute2 that make them, once a boot. An address stands
+// alone here, so its router is on the link by a route only; of cloud-init's renderers
+// the one for networkd knows no such route (22.4, Debian 12's, leaves on-link out), and
+// networkd then holds the boot up for routes that it can't make.
+func (s Seed) routes() [][]string {
+	var all [][]string
+	for _, i := range s.Interfaces {
+		for _, r := range i.Routes {
+			c := []string{"ip", "route", "replace", r.To}
+			if r.Via != "" {
+				c = append(c, "via", r.Via)
+			}
+			all = append(all, append(c, "dev", i.Name))
+		}
+	}
+	return all
+}
+
 // cloudConfig is the node's own part.
 func (s Seed) cloudConfig() []byte {
 	c := struct {
 		Hostname string      `json:"hostname"`
 		Preserve bool        `json:"preserve_hostname"`
 		Hosts    string      `json:"manage_etc_hosts"`
+		Boot     [][]string  `json:"bootcmd,omitempty"`
 		Files    []writeFile `json:"write_files,omitempty"`
-	}{s.Hostname, false, "localhost", nil}
+	}{s.Hostname, false, "localhost", s.routes(), nil}
 	for _, f := range s.Files {
 		c.Files = append(c.Files, writeFile{f.Path, fmt.Sprintf("0%o", f.Mode), "root:root", "b64", append([]byte{}, f.Content...)})
 	}

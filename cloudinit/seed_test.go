@@ -89,10 +89,6 @@ func TestSeedSaysWhatTheMachineIsTold(t *testing.T) {
 	want := map[string]any{
 		"match": map[string]any{"macaddress": "02:7a:0a:00:00:02"}, "set-name": "eth0", "mtu": uint64(1420),
 		"dhcp4": false, "dhcp6": false, "accept-ra": false, "addresses": []any{"10.0.0.2/32", "fd00::2/128"},
-		"routes": []any{
-			map[string]any{"to": "10.0.0.0/16", "via": "10.0.0.1", "on-link": true},
-			map[string]any{"to": "::/0", "via": "fd00::1", "on-link": true},
-		},
 		"nameservers": map[string]any{"addresses": []any{"10.0.0.1"}, "search": []any{"net.internal"}},
 	}
 	if diff := cmp.Diff(want, eth); diff != "" {
@@ -101,7 +97,16 @@ func TestSeedSaysWhatTheMachineIsTold(t *testing.T) {
 	if !bytes.HasPrefix(files["user-data"], []byte("#cloud-config\n")) {
 		t.Errorf("user data begins %.20q", files["user-data"])
 	}
-	file := parse(t, files["user-data"])["write_files"].([]any)[0].(map[string]any)
+	user := parse(t, files["user-data"])
+	routes := []any{
+		[]any{"ip", "route", "replace", "10.0.0.1/32", "dev", "eth0"},
+		[]any{"ip", "route", "replace", "10.0.0.0/16", "via", "10.0.0.1", "dev", "eth0"},
+		[]any{"ip", "route", "replace", "::/0", "via", "fd00::1", "dev", "eth0"},
+	}
+	if diff := cmp.Diff(routes, user["bootcmd"]); diff != "" {
+		t.Error(diff)
+	}
+	file := user["write_files"].([]any)[0].(map[string]any)
 	if got, _ := base64.StdEncoding.DecodeString(file["content"].(string)); string(got) != "a: b\n---\n" || file["permissions"] != "0400" {
 		t.Errorf("file %v", file)
 	}
@@ -211,7 +216,7 @@ func FuzzNothingIsInjected(f *testing.F) {
 		user := parse(t, files["user-data"])
 		got := user["write_files"].([]any)[0].(map[string]any)
 		b, err := base64.StdEncoding.DecodeString(got["content"].(string))
-		if err != nil || !bytes.Equal(b, content) || got["path"] != "/f/"+name || len(user) != 4 || user["hostname"] != name {
+		if err != nil || !bytes.Equal(b, content) || got["path"] != "/f/"+name || len(user) != 5 || user["hostname"] != name {
 			t.Fatalf("user-data %v", user)
 		}
 	})

@@ -3,9 +3,7 @@
 package flist_test
 
 import (
-	"os"
 	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -17,13 +15,7 @@ import (
 // images, under the kernel of the nodes, whose EROFS and overlay are older than
 // a developer's and which has fs-verity.
 func TestInTheNodesKernel(t *testing.T) {
-	disk := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(disk, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(disk, 512<<20); err != nil {
-		t.Fatal(err)
-	}
+	disk := vmtest.BlankDisk(t, 512<<20)
 	if out, err := exec.Command("mkfs.ext4", "-q", "-O", "verity", disk).CombinedOutput(); err != nil {
 		t.Fatalf("mkfs.ext4: %v (run: make deps)\n%s", err, out)
 	}

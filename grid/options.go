@@ -34,8 +34,8 @@ type Options struct {
 	Identity string
 	Firmware qemu.Firmware
 	Memory   int // MiB per machine; 0: what its identity needs
-	// Cores is how many the farm says that each machine has, of which one is real;
-	// 0: 1.
+	// Cores is how many processors the farm says that each machine has, of which one is
+	// real; 0: 1.
 	Cores int
 	// RelayOnly lets nodes open no UDP socket for networks.
 	RelayOnly bool

@@ -3,6 +3,7 @@ package grid
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"strconv"
@@ -18,7 +19,7 @@ import (
 // and 443. Each is a forward of QEMU's.
 const (
 	firstPublicPort = 30000
-	lastPublicPort  = 30007
+	lastPublicPort  = 30015
 )
 
 // publicNet is the segment that QEMU plays behind a gateway's public card. Its
@@ -64,15 +65,22 @@ func loopbackPublic(i int) (Public, error) {
 	user := strings.Builder{}
 	fmt.Fprintf(&user, "user,id=public,net=%s,host=%s,dns=%s,dhcpstart=%s,ipv6=off", publicNet, netip.AddrFrom4(router), netip.AddrFrom4(router).Next(),
 		netip.AddrFrom4([4]byte{base[0], base[1], base[2], 240}))
+	var held []io.Closer // until all are found, so that none is found twice
+	defer func() {
+		for _, h := range held {
+			_ = h.Close()
+		}
+	}()
 	for _, e := range ends {
 		for _, proto := range []string{"tcp", "udp"} {
 			if proto == "udp" && (e.port == 80 || e.port == 443) {
 				continue
 			}
-			host, err := freePort(proto)
+			h, host, err := holdPort(proto)
 			if err != nil {
 				return p, err
 			}
+			held = append(held, h)
 			public := netip.AddrPortFrom(e.address, uint16(e.port)).String() + "/" + proto
 			p.Forwards[public] = net.JoinHostPort("127.0.0.1", strconv.Itoa(host)) + "/" + proto
 			fmt.Fprintf(&user, ",hostfwd=%s:127.0.0.1:%d-%s:%d", proto, host, e.address, e.port)
@@ -85,22 +93,21 @@ func loopbackPublic(i int) (Public, error) {
 // publicMACOf is the hardware address of the public card of node number i.
 func publicMACOf(i int) string { return fmt.Sprintf("52:54:00:5b:%02x:%02x", i>>8&0xff, i&0xff) }
 
-// freePort finds a port of the loopback that nobody has now.
-func freePort(proto string) (int, error) {
+// holdPort takes a port of the loopback that nobody has; it is free again when what is
+// returned is closed.
+func holdPort(proto string) (io.Closer, int, error) {
 	if proto == "udp" {
 		c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 		if err != nil {
-			return 0, fmt.Errorf("find a free port: %w", err)
+			return nil, 0, fmt.Errorf("find a free port: %w", err)
 		}
-		defer c.Close()
-		return c.LocalAddr().(*net.UDPAddr).Port, nil
+		return c, c.LocalAddr().(*net.UDPAddr).Port, nil
 	}
 	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
+		return nil, 0, fmt.Errorf("find a free port: %w", err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	return l, l.Addr().(*net.TCPAddr).Port, nil
 }
 
 // zoneOf is the domain of a grid of `zos up`: one that nobody can register

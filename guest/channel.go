@@ -2,7 +2,7 @@ package guest
 
 // Where the two sides find each other, and what the guest's kernel is told.
 const (
-	// PortName is the name of the virtio-serial port that it opens.
+	// PortName is the name of the virtio-serial port that the agent opens: vmm.AgentPort.
 	PortName = "zos.agent"
 	// Cmdline is the kernel command line of a guest without a console: a panic, which
 	// the death of process 1 is, ends the machine.

@@ -28,11 +28,12 @@ import (
 // with their own: the tree over virtiofs with its own kernel, the disk with UEFI. Each
 // is told its name, its key and a command by a NoCloud seed, and must have done it all.
 func TestEachMachineBoots(t *testing.T) {
-	for _, name := range Machines() {
+	for _, r := range machines() {
+		name := r.Name
 		t.Run(name, func(t *testing.T) {
 			image := Get(t, name)
 			started := time.Now()
-			c := qemu.Config{Name: name, MemoryMB: int(image.Memory >> 20), Firmware: qemu.BIOS, NoReboot: true, Disks: []qemu.Disk{{Path: seed(t), Serial: "cidata", ReadOnly: true}}}
+			c := qemu.Config{Name: name, MemoryMB: int(image.Memory >> 20), Firmware: qemu.BIOS, NoReboot: true, Disks: []qemu.Disk{{Path: seed(t, image.Key), Serial: "cidata", ReadOnly: true}}}
 			address := freePort(t)
 			if image.Boot == "kernel" {
 				c.Kernel, c.Initrd = image.path("boot/vmlinuz"), image.path("boot/initrd.img")
@@ -60,11 +61,11 @@ func TestEachMachineBoots(t *testing.T) {
 }
 
 // seed is a NoCloud seed on a disk.
-func seed(t *testing.T) string {
+func seed(t *testing.T, key string) string {
 	t.Helper()
 	b, err := cloudinit.Seed{
 		Instance: "i-1", Hostname: "box",
-		Keys: []string{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGNnlA0nE7vN6Y0nPWm6lPuwCk7dY7rVvV7Yg3jv1uXk ada"},
+		Keys: []string{key},
 		Interfaces: []control.Iface{{
 			Name: "eth0", MAC: "52:54:00:00:00:01", MTU: 1500, Addresses: []string{"10.0.2.15/24"}, Routes: []control.Route{{To: "0.0.0.0/0", Via: "10.0.2.2"}},
 		}},

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -11,7 +13,10 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 )
 
 // maxAnswer bounds what a check reads, in bytes.
@@ -84,21 +89,50 @@ func redisAnswers(ctx context.Context, d Dialer, address string) error {
 	return nil
 }
 
-// sshAnswers is passed by a server that begins as SSH's do.
-func sshAnswers(ctx context.Context, d Dialer, address string) error {
-	c, done, err := dial(ctx, d, address)
+// loginKey is the key that tests log in to machines with: made once for each run.
+var loginKey = sync.OnceValue(func() ssh.Signer {
+	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		return err
+		panic(err)
 	}
-	defer done()
-	line, err := bufio.NewReaderSize(io.LimitReader(c, 1024), 1024).ReadString('\n')
+	key, err := ssh.NewSignerFromSigner(private)
 	if err != nil {
-		return err
+		panic(err)
 	}
-	if !strings.HasPrefix(line, "SSH-2.0-") {
-		return fmt.Errorf("began with %.80q, want SSH-2.0-", line)
+	return key
+})
+
+// logsIn is passed by a machine whose cloud-init let the key in, and whose process 1 is
+// systemd. Nobody knows the machine's host key before.
+func logsIn(key ssh.Signer) check {
+	return func(ctx context.Context, d Dialer, address string) error {
+		c, done, err := dial(ctx, d, address)
+		if err != nil {
+			return err
+		}
+		defer done()
+		conn, channels, requests, err := ssh.NewClientConn(c, address, &ssh.ClientConfig{
+			User: "debian", Auth: []ssh.AuthMethod{ssh.PublicKeys(key)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+		})
+		if err != nil {
+			return err
+		}
+		client := ssh.NewClient(conn, channels, requests)
+		defer client.Close()
+		session, err := client.NewSession()
+		if err != nil {
+			return err
+		}
+		defer session.Close()
+		out, err := session.CombinedOutput("cat /proc/1/comm")
+		if err != nil {
+			return err
+		}
+		if got := strings.TrimSpace(string(out)); got != "systemd" {
+			return fmt.Errorf("process 1 is %.80q, want systemd", got)
+		}
+		return nil
 	}
-	return nil
 }
 
 // postgresAnswers makes a table, writes a row and reads it, by the simple query

@@ -244,7 +244,11 @@ func (b *builder) tidy() error {
 			return err
 		}
 	}
-	for _, dir := range []string{"/var/log", "/var/cache/apt", "/var/cache/apt/archives", "/var/cache/apt/archives/partial"} {
+	empty := []string{"/var/log", "/var/cache/apt", "/var/cache/apt/archives", "/var/cache/apt/archives/partial"}
+	if _, err := os.Lstat(filepath.Join(b.tree, "var")); err != nil {
+		empty = nil // a tree of one disk is no system
+	}
+	for _, dir := range empty {
 		if err := b.dir(dir, 0o755, 0, 0); err != nil {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/zero-os/zos/flist"
+	"github.com/zero-os/zos/spec/plan"
 )
 
 // Image is software that a test deploys, and how a client finds that it works.
@@ -25,6 +26,9 @@ type Image struct {
 	Config flist.Config
 	// Kind is "container" or "vm", Boot is "" or how a machine boots: "kernel" or "disk".
 	Kind, Boot string
+	// Key is the authorized_keys line of the key that Check logs in to a machine with;
+	// its seed gives it to the machine.
+	Key string
 	// Privileged asks for every capability in a micro-VM.
 	Privileged bool
 	// Port is where it answers over TCP.
@@ -85,10 +89,11 @@ func Get(t testing.TB, name string) Image {
 }
 
 // Wait calls Check until it passes, or until ctx ends: then it returns the last
-// attempt's error. Each attempt may take 20 seconds.
+// attempt's error. Each attempt may take five minutes: an SSH
+// server on an emulated processor in an emulated machine says its first word after 40 s.
 func (i Image) Wait(ctx context.Context, d Dialer, address string) error {
 	for {
-		attempt, cancel := context.WithTimeout(ctx, 20*time.Second)
+		attempt, cancel := context.WithTimeout(ctx, 5*time.Minute)
 		err := i.Check(attempt, d, address)
 		cancel()
 		if err == nil {
@@ -112,6 +117,14 @@ func (i Image) Spec(ref string) string {
 	fmt.Fprintf(&b, "  - name: %s\n    kind: %s\n    image: %s\n", i.Name, i.Kind, ref)
 	if i.Boot != "" {
 		fmt.Fprintf(&b, "    boot: %s\n", i.Boot)
+	}
+	if i.Boot == plan.BootKernel {
+		// What a kernel prints takes half of its boot where a guest of a guest is emulated,
+		// and one without a tick may wait for ever for an interrupt that emulation lost.
+		b.WriteString("    cmdline: loglevel=3 highres=off nohz=off\n")
+	}
+	if i.Key != "" {
+		fmt.Fprintf(&b, "    cloudInit: {keys: [%q]}\n", i.Key)
 	}
 	if i.Privileged {
 		b.WriteString("    isolation: microvm\n    privileged: true\n")

@@ -7,16 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-)
 
-// Machines are the names of the images that boot by themselves; Get makes them.
-func Machines() []string {
-	var names []string
-	for _, r := range machines() {
-		names = append(names, r.Name)
-	}
-	return names
-}
+	"golang.org/x/crypto/ssh"
+)
 
 // machines are Debian with its cloud kernel, systemd, cloud-init and an SSH server,
 // in both forms in which nodes boot a machine.
@@ -30,9 +23,10 @@ var machinePackages = []string{
 }
 
 func machine(name, boot string) Image {
+	key := loginKey()
 	return Image{
-		Name: name, Kind: "vm", Boot: boot, Port: 22,
-		CPU: 1000, Memory: 640 * mib, Disk: 1024 * mib, Start: 10 * time.Minute, Check: sshAnswers,
+		Name: name, Kind: "vm", Boot: boot, Port: 22, Key: strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key.PublicKey()))),
+		CPU: 1000, Memory: 640 * mib, Disk: 1024 * mib, Start: 10 * time.Minute, Check: logsIn(key),
 	}
 }
 

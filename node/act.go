@@ -17,6 +17,7 @@ import (
 	"github.com/zero-os/zos/workload"
 	"github.com/zero-os/zos/workload/control"
 	"github.com/zero-os/zos/workload/events"
+	"github.com/zero-os/zos/workload/shim"
 )
 
 // acts answers what members do to their running workloads. Whether the caller may, the
@@ -281,7 +282,7 @@ func grants(all []workload.Desired) map[string]plan.Access {
 func (n *Node) dialControl(ctx context.Context, kind string, id workload.ID) (net.Conn, error) {
 	k, ok := n.reconc.kinds[kind].(workload.Controlled)
 	if !ok {
-		return nil, problem.New("not-running", "workloads of kind %s can't be asked for anything", kind)
+		return nil, problem.New(shim.CodeUnsupported, "workloads of kind %s can't be asked for anything", kind)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

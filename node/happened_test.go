@@ -223,3 +223,29 @@ func TestTheKernelsFiguresAreRead(t *testing.T) {
 		t.Errorf("%+v", m)
 	}
 }
+
+// The ring and the bus bound an event each for itself.
+func TestTheLongestEventIsTakenByWhoAsked(t *testing.T) {
+	book := events.Open(t.TempDir())
+	defer book.Close()
+	id := workload.ID{Contract: canon.Sum([]byte("contract")), Name: strings.Repeat("w", protocol.MaxName)}
+	long := strings.Repeat("x", 10*protocol.MaxText)
+	e := events.Event{Kind: events.Exec, Detail: long, Who: long, Request: id.Contract.String()}
+	for range 10 * protocol.MaxArgv {
+		e.Argv = append(e.Argv, long)
+	}
+	if err := book.Add(id, e); err != nil {
+		t.Fatal(err)
+	}
+	read, _, err := book.Read(id, 0, 1)
+	if err != nil || len(read) != 1 {
+		t.Fatalf("%d events, %v", len(read), err)
+	}
+	b, err := canon.Marshal(protocol.EventChunk{Events: []protocol.Event{shown(id.Name, read[0])}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := protocol.DecodeEventChunk(b); err != nil {
+		t.Error(err)
+	}
+}

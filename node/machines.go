@@ -74,7 +74,7 @@ func (n *Node) openVMs() (err error) {
 	nets := n.routers.Machines()
 	m := &container.Machines{Root: vmmRoot, Vhost: n.machines.ability.VhostNet == nil, Networks: nets}
 	n.vms, err = vm.New(container.Config{
-		Data: dataMachines, InMemory: n.at.Disk.Kind == boot.DiskZram, Rootfs: rootfs{n.store, n.fault, n.log},
+		Data: dataMachines, InMemory: n.at.Disk.Kind == boot.DiskZram, Rootfs: rootfs{n.store, n.fault, n.log, &n.scrubs},
 		Machines: m, Networks: nets, Secrets: nodeSecrets{n.at.grid.ID, n.keys.Sealing}.open, Log: n.log,
 	})
 	return err

@@ -16,6 +16,7 @@ import (
 	"github.com/zero-os/zos/contract"
 	"github.com/zero-os/zos/farm"
 	"github.com/zero-os/zos/ledger/light"
+	"github.com/zero-os/zos/linux/cgroup"
 	"github.com/zero-os/zos/linux/firewall"
 	"github.com/zero-os/zos/linux/tpm"
 	"github.com/zero-os/zos/node/identity"
@@ -29,6 +30,7 @@ import (
 	"github.com/zero-os/zos/workload/container"
 	publish "github.com/zero-os/zos/workload/gateway"
 	tenant "github.com/zero-os/zos/workload/network"
+	"github.com/zero-os/zos/workload/yield"
 )
 
 // proveEvery is how often the ledger is asked what to run.
@@ -43,6 +45,7 @@ type Node struct {
 	conn     *bus.Conn
 	store    *store.Store
 	fault    *fault.Client
+	scrubs   scrubs
 	kind     *container.Kind
 	vms      *container.Kind // whole machines
 	routers  *tenant.Kind
@@ -51,7 +54,7 @@ type Node struct {
 	facing   *gatewayFacts
 	shared   *publish.Shared
 	sharing  *gatewayPeers
-	// domainsChanged has one element when the owner of a domain was found or lost.
+	// domainsChanged has one element when facts about gateways are to be read at once.
 	domainsChanged chan struct{}
 	reconc         *reconciler
 	receipts       *receipts
@@ -145,7 +148,7 @@ func (n *Node) openKinds() (err error) {
 	}
 	n.kind, err = container.New(container.Config{
 		Data: dataWorkloads, InMemory: n.at.Disk.Kind == boot.DiskZram,
-		Rootfs: rootfs{n.store, n.fault, n.log}, Networks: n.routers, Log: n.log,
+		Rootfs: rootfs{n.store, n.fault, n.log, &n.scrubs}, Networks: n.routers, Log: n.log,
 		Machines: n.forContainers(), Secrets: nodeSecrets{n.at.grid.ID, n.keys.Sealing}.open,
 	})
 	if err != nil {
@@ -221,6 +224,7 @@ func (n *Node) supervise(ctx context.Context) error {
 			"membership": n.member,
 			"ledger":     n.follow,
 			"probe":      n.tryGuest,
+			"yield":      n.letYield,
 		} {
 			if err := supervise.Run(ctx, name, part); err != nil {
 				return err
@@ -238,6 +242,12 @@ func (n *Node) supervise(ctx context.Context) error {
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
 	return tree.Stop(end)
+}
+
+// letYield lets workloads that compute without a pause give way to others.
+func (n *Node) letYield(ctx context.Context) error {
+	supervise.Signal(ctx, supervise.Healthy)
+	return yield.Run(ctx, cgroup.Group(cgroupRoot), func(err error) { n.log.Warn("let busy workloads yield", "error", err) })
 }
 
 // endTimeout bounds how long the parts may take to end; process 1 waits 20 s.
@@ -376,6 +386,7 @@ func (n *Node) prove(ctx context.Context, l *light.Client) error {
 	n.believe(n.prover.last.Cases, refused)
 	n.turns.set(n.prover.deployed)
 	n.reconc.setDesired(set)
+	n.wakeGateways()
 	for _, r := range refused {
 		n.tellRefused(r)
 	}

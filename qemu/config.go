@@ -67,6 +67,11 @@ type Config struct {
 	// NoReboot makes a guest's reboot (a panic's too) end the machine.
 	NoReboot bool
 
+	// Steady makes the machine's time that of its processor: 8 ns for an instruction,
+	// and as time passes while it is idle. What is measured inside then says little of
+	// what else this host does. It is emulated, with one processor.
+	Steady bool
+
 	// Extra arguments for QEMU, last on its command line.
 	Extra []string
 }
@@ -123,6 +128,8 @@ func (c Config) check() error {
 		return fmt.Errorf("firmware %q is neither %q nor %q", c.Firmware, BIOS, UEFI)
 	case c.Accel != "" && c.Accel != KVM && c.Accel != TCG:
 		return fmt.Errorf("accelerator %q is neither %q nor %q", c.Accel, KVM, TCG)
+	case c.Steady && c.CPUs > 1:
+		return errors.New("a steady machine has one processor")
 	case c.Console == "":
 		return errors.New("machine has no console file")
 	case c.UUID != "" && !uuidRE.MatchString(c.UUID):
@@ -212,7 +219,11 @@ func (c Config) args(accel Accel, code, vars string, fd fds) []string {
 		// start nothing.
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 	}
-	a = append(a, accelArgs(accel)...)
+	if c.Steady {
+		a = append(a, "-accel", "tcg,thread=single", "-cpu", "max", "-icount", "shift=3")
+	} else {
+		a = append(a, accelArgs(accel)...)
+	}
 	if c.UUID != "" {
 		a = append(a, "-uuid", c.UUID)
 	}

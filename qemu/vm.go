@@ -65,6 +65,9 @@ func start(ctx context.Context, c Config) (_ *VM, err error) {
 		return nil, problem.New("tool-missing", "%w", err).WithFix("run: sudo make deps")
 	}
 	vm := &VM{config: c, accel: c.Accel, output: &ring{max: 16 << 10}, done: make(chan struct{})}
+	if c.Steady {
+		vm.accel = TCG
+	}
 	if vm.accel == "" {
 		vm.accel, _ = ProbeAccel(ctx)
 	}
@@ -295,9 +298,6 @@ func (vm *VM) Command(ctx context.Context, name string, arguments any) (json.Raw
 	defer cancel()
 	return vm.qmp.Run(ctx, name, arguments)
 }
-
-// Output is the last of what QEMU itself wrote.
-func (vm *VM) Output() string { return vm.output.tail() }
 
 // socketPair makes a connected pair: no path, so nothing to clean up and no
 // limit on its length.

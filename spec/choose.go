@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -104,7 +105,7 @@ func (p *placement) choose(d *Deployment, wi, before int) (int, error) {
 			return 0, p.unavailable(d, wi, at)
 		case noRoom:
 			return 0, problem.New("capacity-exceeded", "node %s has %s free, this workload wants %s", p.nodes[at].Name, describe(p.free[at]), describe(p.need(w, at))).
-				WithFix("lower its resources or name another node")
+				WithFix("%s", p.roomFix(d, wi, at, "lower its resources or name another node"))
 		}
 		return at, nil
 	}
@@ -136,8 +137,31 @@ func (p *placement) choose(d *Deployment, wi, before int) (int, error) {
 	if want := p.wants(d, wi); want != "" {
 		who = "no node that " + canDo(w, want)
 	}
-	return 0, problem.New("capacity-exceeded", "%s has %s free", who, describe(contract.Capacity{CPU: w.CPU, Memory: w.Memory + plan.Overhead(w.Kind, p.wants(d, wi)), Disk: w.Disk})).
-		WithFix("lower its resources, or cancel a contract")
+	least := contract.Capacity{CPU: w.CPU, Memory: math.MaxUint64, Disk: w.Disk}
+	for i := range p.nodes {
+		least.Memory = min(least.Memory, w.Memory+plan.Overhead(w.Kind, p.class(w, i)))
+	}
+	return 0, problem.New("capacity-exceeded", "%s has %s free", who, describe(least)).
+		WithFix("%s", p.roomFix(d, wi, -1, "lower its resources, or cancel a contract"))
+}
+
+// roomFix is what can be done about a workload that has no room on a node, or with
+// -1 on none. One that would be in a micro-VM only because nodes can have one may
+// lack no more than what the micro-VM itself takes.
+func (p *placement) roomFix(d *Deployment, wi, at int, fix string) string {
+	w := d.Workloads[wi]
+	for i := range p.nodes {
+		if at >= 0 && i != at || p.wants(d, wi) != "" || p.class(w, i) != plan.IsolationMicroVM || !p.nodes[i].Can(plan.IsolationNamespace) {
+			continue
+		}
+		own := plan.Overhead(w.Kind, plan.IsolationMicroVM)
+		need := p.need(w, i)
+		need.Memory -= own
+		if need.Within(p.free[i]) {
+			return fmt.Sprintf("%s; or write isolation: namespace, if this software may share the node's kernel: a micro-VM takes %d MiB of memory for itself", fix, own>>20)
+		}
+	}
+	return fix
 }
 
 func canDo(w Workload, class string) string {

@@ -288,6 +288,24 @@ func TestIsolationIsWhatTheNodeCan(t *testing.T) {
 	}
 }
 
+func TestRoomThatOnlyTheMicroVMLacks(t *testing.T) {
+	both := []string{"microvm", "namespace"}
+	f := able(facts(), both, both)
+	for i := range f.Nodes {
+		f.Nodes[i].Free.Memory = 200 << 20 // 128 MiB of its own, and as much for a micro-VM
+	}
+	_, err := resolve(t, good, f)
+	mistaken(t, err, "5:5", "256 MiB memory", "or write isolation: namespace")
+	_, err = resolve(t, good+"    isolation: microvm\n", f)
+	if err == nil || strings.Contains(err.Error(), "namespace") {
+		t.Errorf("who wants a micro-VM is told %v", err)
+	}
+	f.Nodes[0].Free.Memory, f.Nodes[1].Free.Memory = 100<<20, 100<<20
+	if _, err = resolve(t, good, f); err == nil || strings.Contains(err.Error(), "namespace") {
+		t.Errorf("what fits in neither class is told %v", err)
+	}
+}
+
 func TestIsolationIsNeverLowered(t *testing.T) {
 	micro, plain := []string{"microvm", "namespace"}, []string{"namespace"}
 	with := func(line string) string { return good + "    " + line + "\n" }

@@ -33,6 +33,23 @@ func bios() Config {
 	return c
 }
 
+// golden compares with a file, or writes it.
+func golden(t *testing.T, file, got string) {
+	t.Helper()
+	if os.Getenv("UPDATE_GOLDEN") != "" {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s (UPDATE_GOLDEN=1 writes it):\n%s", file, got)
+	}
+}
+
 // TestCommandLineIsTheGoldenOne shows any change of what machines are.
 func TestCommandLineIsTheGoldenOne(t *testing.T) {
 	for file, c := range map[string]Config{"testdata/microvm.args": full(), "testdata/uefi.args": bios()} {
@@ -40,19 +57,7 @@ func TestCommandLineIsTheGoldenOne(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := strings.Join(a, "\n") + "\n"
-		if os.Getenv("UPDATE_GOLDEN") != "" {
-			if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got != string(want) {
-			t.Errorf("%s (UPDATE_GOLDEN=1 writes it):\n%s", file, got)
-		}
+		golden(t, file, strings.Join(a, "\n")+"\n")
 	}
 }
 
@@ -180,4 +185,52 @@ func TestEndsAreToldApart(t *testing.T) {
 			t.Errorf("code %d, signal %d, begun %t: %s, want %s", c.code, c.signal, c.begun, got, c.want)
 		}
 	}
+}
+
+// FuzzMachines: whatever a Config holds, it is refused, or each of its strings stays
+// within its place in the command line and in the container's configuration.
+func FuzzMachines(f *testing.F) {
+	f.Add("web", "", "/boot/vmlinuz", "", "quiet", "data", "52:54:00:12:34:56", "root", uint64(256<<20), 2, 1400, 4)
+	f.Add("a,fd=0", "11111111-2222-3333-4444-555555555555", "/dev/fdset/3", "json:{}", "a\n-S", `a","driver":"x`, "01:54:00:12:34:56", "-S", uint64(1)<<63, -1, 67, -3)
+	f.Fuzz(func(t *testing.T, name, uuid, image, initrd, cmdline, serial, mac, tag string, memory uint64, cpus, mtu, fd int) {
+		c := full()
+		c.Name, c.UUID, c.Memory, c.CPUs = name, uuid, memory, cpus
+		c.Kernel = &Kernel{Image: image, Initrd: initrd, Cmdline: cmdline}
+		c.Disks[1].Serial, c.Disks[1].File = serial, FD(fd)
+		c.NICs[0].MAC, c.NICs[0].MTU = mac, mtu
+		c.Shares[0].Tag = tag
+		a, err := c.Args()
+		if (err == nil) != (c.Check() == nil) || err != nil && problem.Code(err) != "machine-invalid" {
+			t.Fatalf("%v, and by itself %v", err, c.Check())
+		}
+		b := box()
+		b.Memory = memory
+		s, serr := MonitorSpec(c, b)
+		if err != nil {
+			if serr == nil {
+				t.Error("a container for a machine that can't be")
+			}
+			return
+		}
+		checkStructure(t, a)
+		plain := full()
+		plain.UUID, plain.Kernel = uuid, &Kernel{Image: "/x", Initrd: initrd, Cmdline: cmdline}
+		plain.NICs[0].MTU = mtu
+		want, err := plain.Args()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(want) != len(a) {
+			t.Errorf("%d arguments, want %d: %q", len(a), len(want), a)
+		}
+		if serr != nil {
+			t.Fatal(serr)
+		}
+		if !slices.Equal(s.Process.Args, a) || len(s.Linux.Devices) != 1 || !s.Process.NoNewPrivileges || len(s.Process.Capabilities.Bounding) != 0 {
+			t.Errorf("the monitor gets %+v", s.Process)
+		}
+		if _, err := json.Marshal(s); err != nil {
+			t.Error(err)
+		}
+	})
 }

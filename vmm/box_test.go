@@ -4,7 +4,6 @@ package vmm
 
 import (
 	"encoding/json"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -40,19 +39,7 @@ func TestContainersAreTheGoldenOnes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := string(b) + "\n"
-		if os.Getenv("UPDATE_GOLDEN") != "" {
-			if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got != string(want) {
-			t.Errorf("%s (UPDATE_GOLDEN=1 writes it):\n%s", file, got)
-		}
+		golden(t, file, string(b)+"\n")
 	}
 }
 

@@ -5,9 +5,6 @@ package vmm
 import (
 	"context"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -19,29 +16,16 @@ import (
 // TestInTheNodesKernel runs kernel_invm_test.go: micro-VMs under KVM, from the VMM
 // tree, in their containers, inside an emulated node.
 func TestInTheNodesKernel(t *testing.T) {
-	dir := t.TempDir()
-	tree := filepath.Join(dir, "tree")
-	if err := boot.WriteVMM(boot.VMMOptions{KernelDir: vmtest.Kernel(t), Initrd: guestInitrd(t)}, tree); err != nil {
-		t.Fatal(err)
-	}
-	disk := filepath.Join(dir, "disk")
-	if out, err := exec.Command("mkfs.ext4", "-q", "-d", tree, disk, "400M").CombinedOutput(); err != nil {
-		t.Fatalf("make disk: %v: %s", err, out)
-	}
 	console := vmtest.RunInVM(t, ".", vmtest.Options{
 		Run:      os.Getenv("ZOS_INVM_RUN"),
 		Modules:  []string{"kvm_amd", "vhost_vsock", "vhost_net", "tun", "overlay"},
-		Disks:    []qemu.Disk{{Path: disk, ReadOnly: true}},
+		Disks:    []qemu.Disk{{Path: vmtest.VMMDisk(t, guestInitrd(t)), ReadOnly: true}},
 		MemoryMB: 1536,
-		Cmdline:  "lockdown=integrity module.sig_enforce=1", // as nodes boot
-		Files:    map[string]string{"/bin/runc": buildRunc(t)},
+		Cmdline:  vmtest.NodeCmdline,
+		Files:    map[string]string{"/bin/runc": vmtest.BuildRunc(t)},
 		Timeout:  10 * time.Minute,
 	})
-	for line := range strings.Lines(console) {
-		if strings.Contains(line, "measured:") || strings.Contains(line, "--- PASS") {
-			t.Log(strings.TrimSpace(line))
-		}
-	}
+	vmtest.Report(t, console)
 }
 
 // guestInitrd holds the tests' guest.
@@ -64,17 +48,4 @@ func guestInitrd(t *testing.T) []byte {
 		t.Fatal(err)
 	}
 	return b
-}
-
-// buildRunc compiles runc as releases do: with seccomp, which needs cgo, and static.
-func buildRunc(t *testing.T) string {
-	t.Helper()
-	out := filepath.Join(t.TempDir(), "runc")
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "seccomp osusergo netgo",
-		"-ldflags", "-s -w -extldflags -static", "-o", out, "github.com/opencontainers/runc")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
-	if b, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build runc: %v (run: make deps)\n%s", err, b)
-	}
-	return out
 }

@@ -60,7 +60,7 @@ func (b *bench) gateways() error {
 		if silent {
 			how = "falls silent"
 		}
-		b.add(fmt.Sprintf("gateway failover, one of two %s, a client that tries the next address and repeats", how),
+		b.Add(fmt.Sprintf("gateway failover, one of two %s, a client that tries the next address and repeats", how),
 			fmt.Sprintf("most %.0f ms of %d, %d of %d requests failed", sum.Longest.Seconds()*1e3, 2*b.turns, sum.Failed, sum.Done),
 			"≤ 5000 ms, 0 failed", sum.Longest <= 5*time.Second && sum.Failed == 0)
 	}

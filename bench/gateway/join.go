@@ -13,6 +13,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/zero-os/zos/bench/table"
 	"github.com/zero-os/zos/device"
 	"github.com/zero-os/zos/linux/netns"
 	"github.com/zero-os/zos/network/wireguard"
@@ -87,9 +88,9 @@ func (b *bench) join() error {
 			most[way] = max(most[way], seconds)
 		}
 	}
-	b.add("zos net join, from the node's answer to the first packet back out of the network",
-		fmt.Sprintf("median %.0f ms, most %.0f ms of %d; a TCP connection begun at once median %.0f ms, most %.0f ms", median(all["packet"])*1e3, most["packet"]*1e3, len(all["packet"]),
-			median(all["connection"])*1e3, most["connection"]*1e3), "≤ 3000 ms", max(most["packet"], most["connection"]) <= 3)
+	b.Add("zos net join, from the node's answer to the first packet back out of the network",
+		fmt.Sprintf("median %.0f ms, most %.0f ms of %d; a TCP connection begun at once median %.0f ms, most %.0f ms", table.Median(all["packet"])*1e3, most["packet"]*1e3, len(all["packet"]),
+			table.Median(all["connection"])*1e3, most["connection"]*1e3), "≤ 3000 ms", max(most["packet"], most["connection"]) <= 3)
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/zero-os/zos/bench/table"
 	"github.com/zero-os/zos/spec/plan"
 )
 
@@ -97,7 +98,7 @@ func middle(all []turn) (figure, cpu float64) {
 	for _, t := range all {
 		f, c = append(f, t.figure), append(c, t.cpu)
 	}
-	return median(f), median(c)
+	return table.Median(f), table.Median(c)
 }
 
 func (b *bench) throughput() error {
@@ -108,7 +109,7 @@ func (b *bench) throughput() error {
 		}
 		of, oc := middle(ours)
 		tf, tc := middle(theirs)
-		b.add(fmt.Sprintf("passthrough throughput, %d connections", conns), fmt.Sprintf("%.2fx, %.0f of %.0f MB/s; processor time %.2f (HAProxy %.2f) s/GB", of/tf, of/1e6, tf/1e6, oc*1e9, tc*1e9),
+		b.Add(fmt.Sprintf("passthrough throughput, %d connections", conns), fmt.Sprintf("%.2fx, %.0f of %.0f MB/s; processor time %.2f (HAProxy %.2f) s/GB", of/tf, of/1e6, tf/1e6, oc*1e9, tc*1e9),
 			"≥ 0.8x of HAProxy", of/tf >= 0.8)
 	}
 	return nil
@@ -131,7 +132,7 @@ func (b *bench) rate(port int, kind, name string) error {
 	}
 	of, oc := middle(ours)
 	tf, tc := middle(theirs)
-	b.add(name, fmt.Sprintf("%.2fx, %.0f of %.0f a second; processor time %.0f (HAProxy %.0f) µs each", of/tf, of, tf, oc*1e6, tc*1e6), "≥ 0.8x of HAProxy", of/tf >= 0.8)
+	b.Add(name, fmt.Sprintf("%.2fx, %.0f of %.0f a second; processor time %.0f (HAProxy %.0f) µs each", of/tf, of, tf, oc*1e6, tc*1e6), "≥ 0.8x of HAProxy", of/tf >= 0.8)
 	return nil
 }
 
@@ -153,8 +154,8 @@ func (b *bench) latency() error {
 			all[i] = append(all[i], got...)
 		}
 	}
-	direct, ours, theirs := median(all[0]), median(all[1]), median(all[2])
-	b.add("added to a new TLS connection, median", fmt.Sprintf("%.2f ms (HAProxy %.2f ms, the connection itself %.2f ms)", (ours-direct)*1e3, (theirs-direct)*1e3, direct*1e3), "≤ 1 ms", ours-direct <= 1e-3)
+	direct, ours, theirs := table.Median(all[0]), table.Median(all[1]), table.Median(all[2])
+	b.Add("added to a new TLS connection, median", fmt.Sprintf("%.2f ms (HAProxy %.2f ms, the connection itself %.2f ms)", (ours-direct)*1e3, (theirs-direct)*1e3, direct*1e3), "≤ 1 ms", ours-direct <= 1e-3)
 	return nil
 }
 
@@ -171,7 +172,7 @@ func (b *bench) failover() error {
 			}
 			worst, failed = max(worst, gap), failed+n
 		}
-		b.add("backend failover, one of two "+how, fmt.Sprintf("most %.0f ms of %d, %d connections failed", worst.Seconds()*1e3, b.turns, failed), "≤ 1500 ms, 0 failed", worst <= 1500*time.Millisecond && failed == 0)
+		b.Add("backend failover, one of two "+how, fmt.Sprintf("most %.0f ms of %d, %d connections failed", worst.Seconds()*1e3, b.turns, failed), "≤ 1500 ms, 0 failed", worst <= 1500*time.Millisecond && failed == 0)
 	}
 	return nil
 }
@@ -343,7 +344,7 @@ func (b *bench) idle() error {
 			return err
 		}
 	}
-	b.add(fmt.Sprintf("%d idle connections, memory of the process", count), fmt.Sprintf("%d MB (HAProxy %d MB)", memory[oursAddr]>>20, memory[haproxyAddr]>>20), "≤ 200 MB of 10,000",
+	b.Add(fmt.Sprintf("%d idle connections, memory of the process", count), fmt.Sprintf("%d MB (HAProxy %d MB)", memory[oursAddr]>>20, memory[haproxyAddr]>>20), "≤ 200 MB of 10,000",
 		memory[oursAddr]*10_000/count <= 200<<20)
 	return nil
 }
@@ -380,9 +381,9 @@ func (b *bench) routes() error {
 	if err != nil {
 		return err
 	}
-	few, many := median(times[0]), median(times[1])
-	b.add("10,000 routes, memory of the process", fmt.Sprintf("%d MB", memory>>20), "≤ 100 MB", memory <= 100<<20)
-	b.add("a new connection among 10,000 routes and among 10, median", fmt.Sprintf("%.0f µs and %.0f µs", many*1e6, few*1e6), "≤ 1.05x", many <= few*1.05)
+	few, many := table.Median(times[0]), table.Median(times[1])
+	b.Add("10,000 routes, memory of the process", fmt.Sprintf("%d MB", memory>>20), "≤ 100 MB", memory <= 100<<20)
+	b.Add("a new connection among 10,000 routes and among 10, median", fmt.Sprintf("%.0f µs and %.0f µs", many*1e6, few*1e6), "≤ 1.05x", many <= few*1.05)
 	return nil
 }
 
@@ -405,6 +406,6 @@ func (b *bench) reload() error {
 		}
 		all = append(all, float64(ns)/1e6)
 	}
-	b.add("reload of 1,000 routes", fmt.Sprintf("median %.1f ms", median(all)), "≤ 100 ms", median(all) <= 100)
+	b.Add("reload of 1,000 routes", fmt.Sprintf("median %.1f ms", table.Median(all)), "≤ 100 ms", table.Median(all) <= 100)
 	return nil
 }

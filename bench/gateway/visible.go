@@ -51,7 +51,7 @@ func (b *bench) visible() error {
 		if err != nil {
 			return err
 		}
-		b.add(fmt.Sprintf("one of 1,000 routes that changes (%s) is seen by a new connection", mode),
+		b.Add(fmt.Sprintf("one of 1,000 routes that changes (%s) is seen by a new connection", mode),
 			fmt.Sprintf("most %.0f ms, its end %.0f ms", came.Seconds()*1e3, went.Seconds()*1e3), "≤ 1000 ms", max(came, went) <= time.Second)
 	}
 	return nil

@@ -90,7 +90,7 @@ func (b *bench) terminated() error {
 			of, oc := middle(o)
 			tf, tc := middle(t)
 			mb := float64(size) / 1e6
-			b.add(fmt.Sprintf("terminated %s, bodies of %d KiB, %s", proto, size>>10, clientsOf(proto)),
+			b.Add(fmt.Sprintf("terminated %s, bodies of %d KiB, %s", proto, size>>10, clientsOf(proto)),
 				fmt.Sprintf("%.2fx, %.0f of %.0f requests/s, %.0f of %.0f MB/s; processor time %.0f (HAProxy %.0f) µs each", of/tf, of, tf, of*mb, tf*mb, oc*1e6, tc*1e6),
 				"≥ 0.6x of HAProxy", of/tf >= 0.6)
 		}

@@ -116,7 +116,7 @@ func (b *bench) mesh() error {
 			return
 		}
 		p99 := times[len(times)*99/100]
-		b.add(fmt.Sprintf("mesh of %d nodes told at once, %d ends of links have shaken hands", b.size, len(times)),
+		b.Add(fmt.Sprintf("mesh of %d nodes told at once, %d ends of links have shaken hands", b.size, len(times)),
 			fmt.Sprintf("median %s, p99 %s, most %s", show(times[len(times)/2]), show(p99), show(times[len(times)-1])), "p99 ≤ 3000 ms", p99 <= 3*time.Second)
 
 		more := netnode.Mesh("mesh", count(b.size+1)...)
@@ -127,10 +127,10 @@ func (b *bench) mesh() error {
 			return
 		}
 		last := times[len(times)-1]
-		b.add(fmt.Sprintf("one more node in it has shaken hands with all %d", b.size), show(last), "≤ 500 ms", last <= 500*time.Millisecond)
+		b.Add(fmt.Sprintf("one more node in it has shaken hands with all %d", b.size), show(last), "≤ 500 ms", last <= 500*time.Millisecond)
 
 		rss := late.Status().Resident
-		b.add(fmt.Sprintf("resident memory of a process with agent, wireguard-go, relay client and bus, %d peers", b.size),
+		b.Add(fmt.Sprintf("resident memory of a process with agent, wireguard-go, relay client and bus, %d peers", b.size),
 			fmt.Sprintf("%.0f MB", float64(rss)/1e6), "≤ 40 MB", rss <= 40e6)
 	})
 	if err == nil {

@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+
+	"github.com/zero-os/zos/bench/table"
 )
 
 // hostMeasure runs the meter here.
@@ -71,8 +73,8 @@ func (b *bench) files(ctx context.Context) error {
 				}
 			}
 			what := map[string]string{"seq": "sequential", "rand": "random 4 KiB"}[how]
-			b.add(fmt.Sprintf("warm %s reads of the root by %s, emulated, beside the host's mount (not emulated)", what, name),
-				fmt.Sprintf("%.2fx, %.0f of %.0f MB/s", median(inside)/median(host), median(inside), median(host)), "", true)
+			b.Add(fmt.Sprintf("warm %s reads of the root by %s, emulated, beside the host's mount (not emulated)", what, name),
+				fmt.Sprintf("%.2fx, %.0f of %.0f MB/s", table.Median(inside)/table.Median(host), table.Median(inside), table.Median(host)), "", true)
 			b.addRatio(fmt.Sprintf("warm %s reads of the root by %s, both emulated", what, name), inside, plain, "an EROFS mounted in a plain machine", 0.7)
 		}
 		m.stop()

@@ -172,11 +172,11 @@ func (b *bench) memoryOf(ctx context.Context, erofs bool) (err error) {
 		private, translated = append(private, mib(sum.private)), append(translated, mib(sum.translated))
 	}
 	own := private[1] - translated[1]
-	b.add("private memory of a micro-VM's processes without the guest's, root by "+name,
+	b.Add("private memory of a micro-VM's processes without the guest's, root by "+name,
 		fmt.Sprintf("%.1f MiB and %.1f of translated code, which only emulation has", own, translated[1]), "≤ 35 MiB", own <= 35)
-	b.add("page cache that the second micro-VM of an image adds, root by "+name,
+	b.Add("page cache that the second micro-VM of an image adds, root by "+name,
 		fmt.Sprintf("%.2f MiB, %.2f %% of the first one's %.1f", mib(added[1]), 100*mib(added[1])/mib(added[0]), mib(added[0])), "≤ 1 %", float64(added[1]) <= 0.01*float64(added[0]))
-	b.add("read from disks by the second micro-VM of an image, root by "+name,
+	b.Add("read from disks by the second micro-VM of an image, root by "+name,
 		fmt.Sprintf("%.2f MiB (first %.1f)", mib(read[1]), mib(read[0])), "≤ 1 MiB", read[1] <= 1<<20)
 	return nil
 }

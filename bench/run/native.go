@@ -14,6 +14,8 @@ import (
 
 	"github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/zero-os/zos/bench/table"
 )
 
 // The container runtimes: ours, of this module, and Debian's.
@@ -40,10 +42,10 @@ func (b *bench) native(ctx context.Context) error {
 	}
 	for _, r := range runtimes {
 		if err := failed[r.name]; err != nil {
-			b.add("container until its first output, "+r.name+" alone, this host", "does not run here: "+err.Error(), "", true)
+			b.Add("container until its first output, "+r.name+" alone, this host", "does not run here: "+err.Error(), "", true)
 			continue
 		}
-		b.add("container until its first output, "+r.name+" alone, this host", fmt.Sprintf("median %.0f ms, least %.0f of %d", median(times[r.name]), slices.Min(times[r.name]), len(times[r.name])), "", true)
+		b.Add("container until its first output, "+r.name+" alone, this host", fmt.Sprintf("median %.0f ms, least %.0f of %d", table.Median(times[r.name]), slices.Min(times[r.name]), len(times[r.name])), "", true)
 	}
 	return nil
 }

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+
+	"github.com/zero-os/zos/bench/table"
 )
 
 // start compares how long it takes until the agent of a micro-VM answers with how long
@@ -30,8 +32,8 @@ func (b *bench) start(ctx context.Context) error {
 		hello = append(hello, m.hello.Seconds()*1000)
 	}
 	for erofs, name := range map[bool]string{false: "virtiofs, file server's start included", true: "block image"} {
-		r, h := median(ready[erofs]), median(hello)
-		b.add("micro-VM until its agent answers, emulated, q35, root by "+name,
+		r, h := table.Median(ready[erofs]), table.Median(hello)
+		b.Add("micro-VM until its agent answers, emulated, q35, root by "+name,
 			fmt.Sprintf("%.2fx, median %.0f of %.0f ms (%d turns)", r/h, r, h, b.times), "≤ 1.2x of a plain QEMU line whose init prints, ≤ 4 s", r <= 1.2*h && r <= 4000)
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +34,7 @@ type agent struct {
 	started  time.Time
 	sender   context.CancelFunc // ends the present stream of output
 	overOnce sync.Once
+	visits   atomic.Uint64 // processes beside the program so far
 }
 
 // run is process 1's life: until the workload has ended and the node knows.
@@ -97,12 +99,16 @@ func (a *agent) handle(ctx context.Context, c *control.Conn, r control.Request) 
 		return c.Exit(0)
 	case control.VerbStatus:
 		return c.Result(a.stats())
-	case control.VerbExec:
-		return a.exec(ctx, c, *r.Exec)
+	case control.VerbExec, control.VerbGet, control.VerbPut:
+		if _, err := a.running(); err != nil {
+			return err
+		}
+		if r.Verb == control.VerbExec {
+			return a.exec(ctx, c, *r.Exec)
+		}
+		return a.copyFiles(ctx, c, tarJob{Path: r.Path, Unpack: r.Verb == control.VerbPut})
 	case control.VerbProbe:
 		return a.probe(ctx, c, *r.Probe)
-	case control.VerbGet, control.VerbPut:
-		return a.copyFiles(ctx, c, tarJob{Path: r.Path, Unpack: r.Verb == control.VerbPut})
 	case control.VerbResize:
 		return a.resize(c, *r.Limits)
 	}

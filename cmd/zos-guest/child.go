@@ -96,26 +96,31 @@ func (a *agent) launch(o order, streams []uintptr, attr *syscall.SysProcAttr, pi
 	return p, nil
 }
 
-// join starts a stage in the workload's namespaces. open makes its standard streams, on
-// the thread that is in them already.
-func (a *agent) join(o order, sys *syscall.SysProcAttr, pipes *pipes, open func() ([]uintptr, error)) (process, error) {
-	group, err := os.Open(groupDir)
+// join starts a stage in the workload's namespaces, and in a cgroup of its own. open
+// makes its standard streams, on the thread that is in them already.
+func (a *agent) join(o order, sys *syscall.SysProcAttr, pipes *pipes, open func() ([]uintptr, error)) (_ process, _ visit, err error) {
+	v, group, err := a.newVisit()
 	if err != nil {
-		return process{}, fmt.Errorf("open cgroup: %w", err)
+		return process{}, visit{}, err
 	}
 	defer group.Close()
+	defer func() {
+		if err != nil {
+			v.end()
+		}
+	}()
 	sys.UseCgroupFD, sys.CgroupFD = true, int(group.Fd())
 	a.mu.Lock()
 	if a.program == nil {
 		a.mu.Unlock()
-		_, err := a.running()
-		return process{}, err
+		_, err = a.running()
+		return process{}, visit{}, err
 	}
 	// A copy, since the program may end while this goes on.
 	target, err := unix.FcntlInt(uintptr(a.program.pidfd), unix.F_DUPFD_CLOEXEC, 0)
 	a.mu.Unlock()
 	if err != nil {
-		return process{}, fmt.Errorf("hold the workload: %w", err)
+		return process{}, visit{}, fmt.Errorf("hold the workload: %w", err)
 	}
 	defer unix.Close(target)
 	type result struct {
@@ -144,7 +149,7 @@ func (a *agent) join(o order, sys *syscall.SysProcAttr, pipes *pipes, open func(
 		done <- result{p, err}
 	}()
 	r := <-done
-	return r.p, r.err
+	return r.p, v, r.err
 }
 
 // pipes are descriptors that are closed when a start is over, except what is kept.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -16,9 +17,15 @@ import (
 // grandchildren is how long output is awaited that is held open by what a program left behind.
 const grandchildren = time.Second
 
+// patient is how long a program may leave its input unread. Whoever asked may have gone
+// meanwhile: nothing more is read of him until then.
+const patient = 10 * time.Minute
+
 // task is a process beside the workload's own, and the agent's ends of its streams.
 type task struct {
 	process
+	visit    visit
+	patience time.Duration
 	in       *os.File // of a terminal: the same as out
 	out, err *os.File // err is nil for a terminal
 }
@@ -27,10 +34,10 @@ type task struct {
 func (a *agent) begin(o order, rows, cols int) (*task, error) {
 	var p pipes
 	defer p.close()
-	t := &task{}
+	t := &task{patience: patient}
 	sys := &syscall.SysProcAttr{Setsid: true, Setctty: o.TTY}
 	var err error
-	t.process, err = a.join(o, sys, &p, func() ([]uintptr, error) {
+	t.process, t.visit, err = a.join(o, sys, &p, func() ([]uintptr, error) {
 		if o.TTY {
 			return t.terminal(&p, rows, cols)
 		}
@@ -114,8 +121,8 @@ func (t *task) close() {
 	}
 }
 
-// kill ends the program by force.
-func (t *task) kill() { _ = t.signal(unix.SIGKILL) }
+// kill ends the program by force, and all that it has started.
+func (t *task) kill() { t.visit.kill() }
 
 // exec runs a program beside the workload's, for as long as the connection lasts.
 func (a *agent) exec(_ context.Context, c *control.Conn, e control.Exec) error {
@@ -142,6 +149,7 @@ func (t *task) serve(c *control.Conn, end func(code int) error) error {
 		reading.Go(func() { t.pass(c, t.err, control.FrameStderr) })
 	}
 	ws := <-t.ended
+	t.kill() // what it left running holds its output open
 	late := time.AfterFunc(grandchildren, func() {
 		_ = t.out.SetReadDeadline(time.Unix(1, 0))
 		if t.err != nil {
@@ -155,6 +163,7 @@ func (t *task) serve(c *control.Conn, end func(code int) error) error {
 	t.close()
 	<-listened // it speaks to the process by a descriptor that ends here
 	_ = unix.Close(t.pidfd)
+	t.visit.end()
 	return err
 }
 
@@ -185,7 +194,12 @@ func (t *task) listen(c *control.Conn) {
 		switch kind {
 		case control.FrameStdin:
 			if input {
+				_ = t.in.SetWriteDeadline(time.Now().Add(t.patience))
 				_, err := t.in.Write(b)
+				if errors.Is(err, os.ErrDeadlineExceeded) {
+					t.kill()
+					return
+				}
 				input = err == nil // the program has closed it: the rest is for nobody
 			}
 		case control.FrameCloseStdin:

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/zero-os/zos/workload/control"
 )
@@ -41,30 +40,20 @@ func TestWorkloadRunsOnWithoutItsShim(t *testing.T) {
 	m.ends(c)
 }
 
-func TestStopIsGracefulThenForced(t *testing.T) {
-	for name, c := range map[string]struct {
-		args  []string
-		grace time.Duration
-		code  int
-	}{
-		"obeys":    {[]string{"wait"}, patience, 3},
-		"stubborn": {[]string{"wait", "stubborn"}, 200 * time.Millisecond, 128 + 9},
-	} {
-		t.Run(name, func(t *testing.T) {
-			m := start(t, options{erofs: true})
-			s := m.connect()
-			b := m.run(s, m.program(c.args...))
-			listen(t, b, "waiting\n")
-			stop := ask(t, s, control.Request{Verb: control.VerbStop, Signal: 15, Grace: c.grace.Milliseconds()})
-			if h := listen(t, b, ""); h.code != c.code || !strings.Contains(h.out, "asked to stop") {
-				t.Errorf("%+v", h)
-			}
-			if h := listen(t, stop, ""); h.code != 0 {
-				t.Errorf("%+v", h)
-			}
-			m.ends(b)
-		})
+// That a stop is graceful first is one of TestRunningWorkloadAnswers's promises.
+func TestStopIsForcedInTheEnd(t *testing.T) {
+	m := start(t, options{erofs: true})
+	s := m.connect()
+	b := m.run(s, m.program("wait", "stubborn"))
+	listen(t, b, "waiting\n")
+	stop := ask(t, s, control.Request{Verb: control.VerbStop, Signal: 15, Grace: 200})
+	if h := listen(t, b, ""); h.code != 128+9 || !strings.Contains(h.out, "asked to stop") {
+		t.Errorf("%+v", h)
 	}
+	if h := listen(t, stop, ""); h.code != 0 {
+		t.Errorf("%+v", h)
+	}
+	m.ends(b)
 }
 
 func TestOutOfMemoryEndsTheWorkloadNotTheAgent(t *testing.T) {
@@ -104,18 +93,28 @@ func TestStopBeforeBootEndsTheMachine(t *testing.T) {
 	m.ends(c)
 }
 
-// What the workload wrote is there after the next boot; what the node put into memory isn't.
-func TestWritableLayerOutlivesTheGuest(t *testing.T) {
+// A program's end is the machine's, whatever its root is. What it wrote is there after
+// the next boot; what the node put into memory isn't.
+func TestProgramsEndEndsTheMachineAndItsWritableLayerStays(t *testing.T) {
 	disk := upper(t)
-	for i, args := range [][]string{{"write", "/data/kept", "still here"}, {"read", "/data/kept"}} {
-		m := start(t, options{erofs: i == 0, disk: disk})
+	for _, boot := range []struct {
+		erofs bool
+		args  []string
+		want  heard
+	}{
+		{true, []string{"write", "/data/kept", "still here", "7"}, heard{code: 7, out: "out\n", err: "err\n"}},
+		{false, []string{"read", "/data/kept"}, heard{out: "still here"}},
+	} {
+		m := start(t, options{erofs: boot.erofs, disk: disk})
 		s := m.connect()
-		c := m.run(s, m.program(args...))
-		h := listen(t, c, "")
-		if h.code != 0 || i == 1 && h.out != "still here" {
-			t.Fatalf("%+v", h)
+		c := m.run(s, m.program(boot.args...))
+		if h := listen(t, c, ""); h.code != boot.want.code || h.out != boot.want.out || h.err != boot.want.err || h.fault != nil {
+			t.Fatalf("%+v, want %+v", h, boot.want)
 		}
 		m.ends(c)
+		if text := m.ConsoleText(t); strings.Contains(text, "panic") {
+			t.Error(text)
+		}
 	}
 }
 

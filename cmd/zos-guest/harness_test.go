@@ -32,11 +32,15 @@ func limit(t testing.TB) context.Context {
 	return ctx
 }
 
+// builtIn is where built is; "" before.
+var builtIn string
+
 // built is what all tests boot.
 var built = sync.OnceValues(func() (b struct{ agent, initrd, program, probe, dir string }, err error) {
 	if b.dir, err = os.MkdirTemp("", "zos-guest-test-"); err != nil {
 		return b, err
 	}
+	builtIn = b.dir
 	compile := func(name, pkg string) string {
 		out := filepath.Join(b.dir, name)
 		cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, pkg)
@@ -54,9 +58,7 @@ var built = sync.OnceValues(func() (b struct{ agent, initrd, program, probe, dir
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if b, _ := built(); b.dir != "" {
-		os.RemoveAll(b.dir)
-	}
+	os.RemoveAll(builtIn) // nothing, unless a test has booted
 	os.Exit(code)
 }
 

@@ -1,22 +1,20 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/zero-os/zos/workload/control"
+	"github.com/zero-os/zos/workload/health"
 )
 
 // probe tries a health check once. The agent shares the workload's network.
@@ -42,7 +40,7 @@ func (a *agent) probe(ctx context.Context, c *control.Conn, p control.Probe) err
 func (a *agent) probeExec(ctx context.Context, args []string) error {
 	var p pipes
 	defer p.close()
-	t, err := a.join(a.order(args, nil, "", nil), &syscall.SysProcAttr{Setsid: true}, &p, func() ([]uintptr, error) {
+	t, v, err := a.join(a.order(args, nil, "", nil), &syscall.SysProcAttr{Setsid: true}, &p, func() ([]uintptr, error) {
 		null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
 		if err != nil {
 			return nil, err
@@ -58,6 +56,7 @@ func (a *agent) probeExec(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	defer v.end()
 	defer unix.Close(t.pidfd)
 	select {
 	case ws := <-t.ended:
@@ -66,7 +65,7 @@ func (a *agent) probeExec(ctx context.Context, args []string) error {
 		}
 		return nil
 	case <-ctx.Done():
-		_ = t.signal(unix.SIGKILL)
+		v.kill()
 		<-t.ended
 		return context.Cause(ctx)
 	}
@@ -91,37 +90,11 @@ func (a *agent) probeNet(ctx context.Context, p control.Probe) error {
 		}
 		stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 		if p.Kind == "http" {
-			err = probeHTTP(conn, p.Path)
+			err = health.HTTP(conn, net.JoinHostPort("localhost", strconv.Itoa(int(p.Port))), p.Path)
 		}
 		stop()
 		_ = conn.Close()
 		return err
 	}
 	return errors.Join(all...)
-}
-
-// probeHTTP asks for a path: 200 to 399 is healthy. HTTP's own package would double
-// the size of this program.
-func probeHTTP(conn io.ReadWriter, path string) error {
-	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: localhost\r\nUser-Agent: zos-health\r\nConnection: close\r\n\r\n", path); err != nil {
-		return err
-	}
-	line, err := bufio.NewReaderSize(io.LimitReader(conn, 4096), 4096).ReadString('\n')
-	if err != nil {
-		return err
-	}
-	return judgeStatus(line)
-}
-
-// judgeStatus reads the first line of an answer.
-func judgeStatus(line string) error {
-	f := strings.Fields(line)
-	if len(f) < 2 || !strings.HasPrefix(f[0], "HTTP/1.") || len(f[1]) != 3 {
-		return fmt.Errorf("%.40q is no answer of HTTP", line)
-	}
-	code, err := strconv.Atoi(f[1])
-	if err != nil || code < 200 || code > 399 {
-		return fmt.Errorf("it answered %.3s", f[1])
-	}
-	return nil
 }

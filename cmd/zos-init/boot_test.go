@@ -48,7 +48,7 @@ func TestNodeWithADiskBootsTheReleaseAndKeepsIt(t *testing.T) {
 		"zosd: mount /data ext4 rw,nosuid,nodev,noexec,noatime",
 		"zosd: root read-only true",
 		"zosd: initramfs gone true",
-		"zosd: cgroup 0::/zos/zosd oom -900",
+		"zosd: cgroup 0::/zos/zosd oom -900 weight 10000",
 		"zos-fault: args -require-verity -hubs "+g.archive.Hubs[0],
 		// What process 1 promises.
 		"exited with 3; starting it again in 100ms",

@@ -52,8 +52,13 @@ func (p *process) ended() {
 	p.due = time.Now().Add(p.wait)
 }
 
-// cgroups is where the node's own processes live; workloads have a tree of theirs.
+// cgroups is where the cgroups of the node's own programs are, beside the workloads'.
 const cgroups = "/sys/fs/cgroup/zos"
+
+// ownWeight is the share of processors of each of our own programs when there is not
+// enough for all; a workload has 100. However many want to compute at once, what holds
+// the node's promises comes first: it needs little, but that in time.
+const ownWeight = "10000" // the most there is: Documentation/admin-guide/cgroup-v2.rst
 
 // start starts the program in its own session and cgroup; its output goes to l.
 func (p *process) start(l *lines) error {
@@ -100,6 +105,10 @@ func openCgroup(name string) (*os.File, error) {
 	dir := filepath.Join(cgroups, name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
+	}
+	// Without the controller, which harden has reported, all share alike.
+	if err := os.WriteFile(filepath.Join(dir, "cpu.weight"), []byte(ownWeight), 0); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission) {
+		return nil, fmt.Errorf("give %s its share of processors: %w", name, err)
 	}
 	return os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0)
 }

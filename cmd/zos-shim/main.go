@@ -21,19 +21,13 @@ func main() {
 }
 
 func run(args []string) error {
-	if len(args) != 2 {
-		return fmt.Errorf("usage: zos-shim launch|run DIR")
+	if len(args) != 1 {
+		return fmt.Errorf("usage: zos-shim DIR")
 	}
-	switch args[0] {
-	case "launch":
-		return shim.Daemonise(args[1])
-	case "run":
-		// SIGTERM ends the container and then the shim. The others are caught rather
-		// than ignored: the container would inherit that they are ignored.
-		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-		defer stop()
-		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT)
-		return shim.Run(ctx, args[1], shim.LockFD, shim.Engines{shim.EngineRunc: shim.OpenRunc, shim.EngineMachine: machine.Open})
-	}
-	return fmt.Errorf("unknown verb %q: want launch or run", args[0])
+	// SIGTERM ends the container and then the shim. The others are caught rather
+	// than ignored: the container would inherit that they are ignored.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT)
+	return shim.Run(ctx, args[0], shim.LockFD, shim.Engines{shim.EngineRunc: shim.OpenRunc, shim.EngineMachine: machine.Open})
 }

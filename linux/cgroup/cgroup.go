@@ -79,6 +79,9 @@ func (g Group) Populated() bool { return g.Event("cgroup.events", "populated") =
 // Kill sends SIGKILL to every process of the group and below, in one step that
 // forks can't outrun, and waits until none is left. A missing group is no error.
 func (g Group) Kill(ctx context.Context) error {
+	// One that is idle would give its memory back behind everything that computes. What
+	// has no such file has no share to be without either.
+	_ = os.WriteFile(filepath.Join(string(g), "cpu.idle"), []byte("0"), 0)
 	err := os.WriteFile(filepath.Join(string(g), "cgroup.kill"), []byte("1"), 0)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
 		return nil

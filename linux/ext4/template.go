@@ -1,10 +1,10 @@
 package ext4
 
 import (
-	"bytes"
 	"crypto/rand"
 	_ "embed"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -75,33 +75,29 @@ func (t Template) Write(dev Device, uuid [16]byte, boot []byte, zeroed bool) err
 	if len(boot) > BootSize {
 		return fmt.Errorf("make file system: %d bytes for the boot area, want at most %d", len(boot), BootSize)
 	}
-	zr, err := zstd.NewReader(bytes.NewReader(t.packed()), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxTemplate))
+	blocks, err := t.unpack()
 	if err != nil {
 		return fmt.Errorf("make file system: unpack template: %w", err)
 	}
-	defer zr.Close()
-	first := make([]byte, blockSize)
-	if _, err := io.ReadFull(zr, first); err != nil {
-		return fmt.Errorf("make file system: unpack template: %w", err)
-	}
+	first := blocks[0].data
 	if err := personalise(first, uuid, boot); err != nil {
 		return err
 	}
-	const step = 64 * blockSize
-	buf, zeros := make([]byte, step), make([]byte, step)
-	for off := int64(blockSize); ; {
-		n, err := io.ReadFull(zr, buf)
-		if n > 0 && !(zeroed && bytes.Equal(buf[:n], zeros[:n])) {
-			if _, err := dev.WriteAt(buf[:n], off); err != nil {
-				return fmt.Errorf("make file system: write at %d: %w", off, err)
+	end := int64(blockSize) // of what is on the device
+	for _, run := range blocks[1:] {
+		if !zeroed {
+			if err := zero(dev, end, run.offset); err != nil {
+				return err
 			}
 		}
-		off += int64(n)
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			break
+		if err := write(dev, run.data, run.offset); err != nil {
+			return err
 		}
-		if err != nil {
-			return fmt.Errorf("make file system: unpack template: %w", err)
+		end = run.offset + int64(len(run.data))
+	}
+	if !zeroed {
+		if err := zero(dev, end, int64(t.Size())); err != nil {
+			return err
 		}
 	}
 	if err := dev.Sync(); err != nil {
@@ -112,6 +108,59 @@ func (t Template) Write(dev Device, uuid [16]byte, boot []byte, zeroed bool) err
 	}
 	if err := dev.Sync(); err != nil {
 		return fmt.Errorf("make file system: %w", err)
+	}
+	return nil
+}
+
+// run is a part of a template that is not zero: its first block, or blocks in a row after
+// that.
+type run struct {
+	offset int64
+	data   []byte
+}
+
+// unpack reads what package pack wrote. The first block is a run of its own.
+func (t Template) unpack() ([]run, error) {
+	zr, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxTemplate))
+	if err != nil {
+		return nil, err
+	}
+	defer zr.Close()
+	b, err := zr.DecodeAll(t.packed(), nil)
+	if err != nil {
+		return nil, err
+	}
+	var all []run
+	for ; len(b) >= 8+blockSize; b = b[8+blockSize:] {
+		offset, data := int64(binary.LittleEndian.Uint64(b))*blockSize, b[8:8+blockSize]
+		last := len(all) - 1
+		if last > 0 && all[last].offset+int64(len(all[last].data)) == offset {
+			all[last].data = append(all[last].data, data...)
+			continue
+		}
+		all = append(all, run{offset, append([]byte(nil), data...)})
+	}
+	if len(b) != 0 || len(all) == 0 || all[0].offset != 0 {
+		return nil, errors.New("it is not whole")
+	}
+	return all, nil
+}
+
+func write(dev Device, b []byte, offset int64) error {
+	if _, err := dev.WriteAt(b, offset); err != nil {
+		return fmt.Errorf("make file system: write at %d: %w", offset, err)
+	}
+	return nil
+}
+
+// zero fills the device from one offset to another.
+func zero(dev Device, from, to int64) error {
+	zeros := make([]byte, min(to-from, 64*blockSize))
+	for n := int64(0); from < to; from += n {
+		n = min(int64(len(zeros)), to-from)
+		if err := write(dev, zeros[:n], from); err != nil {
+			return err
+		}
 	}
 	return nil
 }

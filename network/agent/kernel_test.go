@@ -18,8 +18,7 @@ func TestInTheNodesKernel(t *testing.T) {
 		Run:      "^TestKernel",
 		Modules:  append(firewall.Modules(), "wireguard", "veth", "tun"),
 		MemoryMB: 768,
-		Cmdline:  "lockdown=integrity module.sig_enforce=1", // as nodes boot
-		Args:     []string{"-test.v"},
+		Cmdline:  vmtest.NodeCmdline,
 		Timeout:  8 * time.Minute,
 	})
 	for line := range strings.Lines(console) {

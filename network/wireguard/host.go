@@ -126,9 +126,6 @@ func (h *Host) Close() error {
 // thread. Processes with more than a few devices share a Host.
 func New(ctx context.Context, c Config) (Device, error) { return alone(ctx, c, (*Host).New) }
 
-// Adopt is Host.Adopt for a device as New makes it.
-func Adopt(ctx context.Context, c Config) (Device, error) { return alone(ctx, c, (*Host).Adopt) }
-
 func alone(ctx context.Context, c Config, open func(*Host, context.Context, Config) (Device, error)) (Device, error) {
 	h, err := OpenHost(0, c.Logger)
 	if err != nil {

@@ -4,7 +4,6 @@ package wireguard
 
 import (
 	"os"
-	"strings"
 	"testing"
 	"time"
 
@@ -17,13 +16,8 @@ func TestInTheNodesKernel(t *testing.T) {
 	console := vmtest.RunInVM(t, ".", vmtest.Options{
 		Run:     os.Getenv("ZOS_INVM_RUN"),
 		Modules: []string{"wireguard", "veth", "tun"},
-		Cmdline: "lockdown=integrity module.sig_enforce=1", // as nodes boot
-		Args:    []string{"-test.v"},
+		Cmdline: vmtest.NodeCmdline,
 		Timeout: 8 * time.Minute,
 	})
-	for line := range strings.Lines(console) {
-		if strings.Contains(line, "measured:") || strings.Contains(line, "--- PASS") {
-			t.Log(strings.TrimSpace(line))
-		}
-	}
+	vmtest.Report(t, console)
 }

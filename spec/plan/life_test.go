@@ -105,13 +105,14 @@ func TestLivesOutOfTheirLimitsAreRefused(t *testing.T) {
 	}
 }
 
-func TestMachinesOutOfTheirLimitsAreRefused(t *testing.T) {
-	machine := func() VM {
-		return VM{
-			V: Version, Flist: canon.Hash{1}, Boot: BootKernel, Cmdline: "quiet", Life: DefaultLife(), UserData: []byte("#cloud-config"),
-			Disks: []Disk{{Serial: "data", Size: 1 << 30}}, Keys: []string{"ssh-ed25519 AAAA ada"}, Networks: []Attachment{}, Secrets: []Secret{password("", "/run/pw")},
-		}
+func machine() VM {
+	return VM{
+		V: Version, Flist: canon.Hash{1}, Boot: BootKernel, Cmdline: "quiet", Life: DefaultLife(), UserData: []byte("#cloud-config"),
+		Disks: []Disk{{Serial: "data", Size: 1 << 30}}, Keys: []string{"ssh-ed25519 AAAA ada"}, Networks: []Attachment{}, Secrets: []Secret{password("", "/run/pw")},
 	}
+}
+
+func TestMachinesOutOfTheirLimitsAreRefused(t *testing.T) {
 	if b, err := machine().Encode(); err != nil {
 		t.Fatal(err)
 	} else if _, err := DecodeVM(b); err != nil {

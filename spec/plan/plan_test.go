@@ -207,7 +207,20 @@ func FuzzDecode(f *testing.F) {
 	f.Add(b)
 	f.Add(wires.plan.Workloads[0].Config)
 	f.Add(wires.plan.Workloads[2].Config)
+	m := machine()
+	m.Life.Health = check(CheckHTTP)
+	lives := container()
+	lives.Life.Health, lives.Files, lives.Secrets = check(CheckExec), []File{{Path: "/etc/x", Mode: 0o644, Content: []byte("x")}}, []Secret{password("PASSWORD", "")}
+	for _, encode := range []func() ([]byte, error){m.Encode, lives.Encode} {
+		if b, err = encode(); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) > MaxSize {
+			return
+		}
 		if p, err := Decode(b); err == nil {
 			if again, err := Encode(p); err != nil || !bytes.Equal(again, b) {
 				t.Errorf("accepted %x, which encodes as %x, %v", b, again, err)
@@ -216,6 +229,15 @@ func FuzzDecode(f *testing.F) {
 		if c, err := DecodeContainer(b); err == nil {
 			if again, err := c.Encode(); err != nil || !bytes.Equal(again, b) {
 				t.Errorf("accepted %x, which encodes as %x, %v", b, again, err)
+			}
+		}
+		if m, err := DecodeVM(b); err == nil {
+			if again, err := m.Encode(); err != nil || !bytes.Equal(again, b) {
+				t.Errorf("accepted %x, which encodes as %x, %v", b, again, err)
+			}
+			w := Workload{Kind: KindVM, Config: b}
+			if life, ok := LifeOf(w); !ok || life.Restart == "" {
+				t.Errorf("a machine without a life: %+v, %t", life, ok)
 			}
 		}
 		if c, err := DecodeNetworkConfig(b); err == nil {

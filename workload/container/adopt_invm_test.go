@@ -119,7 +119,7 @@ func TestShimKilledInEveryStateIsGoneOnFrom(t *testing.T) {
 // ZOS_TEST_MANY is how many, for measuring.
 func TestManyAreFoundAgainFast(t *testing.T) {
 	k := kind(t, &plainRootfs{})
-	many := 5
+	many := 3
 	if n, err := strconv.Atoi(os.Getenv("ZOS_TEST_MANY")); err == nil {
 		many = n
 	}

@@ -29,6 +29,12 @@ type Rootfs interface {
 	// Failure tells why the flist's files could lately not be read, as a problem code
 	// ("digest-mismatch", "hub-unreachable", …) and one line; "" if they could.
 	Failure(flist canon.Hash) (code, detail string)
+	// Damage tells in the same form whether what this node has of the flist is damaged,
+	// which may be why the run that was begun then has failed. It reads much, once a run.
+	Damage(flist canon.Hash, begun time.Time) (code, detail string)
+	// Damages counts since boot how often something of any flist was removed because it
+	// was damaged. A mount from before may hold on to what was removed.
+	Damages() uint64
 }
 
 // Config is where a Kind finds and puts things. All paths are absolute.
@@ -67,7 +73,9 @@ type Config struct {
 type Kind struct {
 	cfg  Config
 	form Form
-	mu   sync.Mutex // of the ranges of user ids
+	// shims is the cgroup that shims are started in; "" leaves them in the daemon's.
+	shims cgroup.Group
+	mu    sync.Mutex // of the ranges of user ids
 }
 
 var _ workload.Kind = (*Kind)(nil)
@@ -105,14 +113,20 @@ func NewForm(cfg Config, form Form) (*Kind, error) {
 		}
 	}
 	// Now, so that the first workload leaves no more behind than any other.
-	if err := os.MkdirAll(string(cgroup.At(cfg.CgroupParent)), 0o755); err != nil {
+	shims := cgroup.At(filepath.Join(cfg.CgroupParent, shimsGroup))
+	if err := os.MkdirAll(string(shims), 0o755); err != nil {
 		return nil, fmt.Errorf("containers: %w", err)
 	}
 	if err := passable(cfg.Run); err != nil {
 		return nil, fmt.Errorf("containers: %w", err)
 	}
-	return &Kind{cfg: cfg, form: form}, nil
+	return &Kind{cfg: cfg, form: form, shims: shims}, nil
 }
+
+// shimsGroup is the cgroup of all shims and of the runtime's commands that they start,
+// beside the workloads'. Together they have the share of processors that one workload
+// has: whose program ends again and again has its starts made at nobody else's cost.
+const shimsGroup = "shims"
 
 // runMode is that of the directories above a root file system: the container's
 // first process, already an unprivileged user of the node, must pass through them

@@ -20,6 +20,9 @@ import (
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/workload"
+	"github.com/zero-os/zos/workload/control"
+	"github.com/zero-os/zos/workload/life"
+	"github.com/zero-os/zos/workload/machine"
 	"github.com/zero-os/zos/workload/shim"
 )
 
@@ -251,6 +254,11 @@ func FuzzDecode(f *testing.F) {
 	d := desired(example())
 	f.Add(d.Plan.Config, uint64(100), uint64(64<<20), uint64(1<<30), uint64(10))
 	f.Add([]byte{0xa0}, uint64(0), uint64(0), uint64(0), uint64(0))
+	c, r := example()
+	c.Isolation = plan.IsolationMicroVM
+	c.Life.Health = &plan.Health{Kind: plan.CheckHTTP, Args: []string{}, Port: 80, Path: "/", Interval: 1000, Timeout: 1000, Retries: 3}
+	c.Files = []plan.File{{Path: "/etc/web.conf", Mode: 0o644, Content: []byte("x")}}
+	f.Add(desired(c, r).Plan.Config, r.CPU, r.Memory, r.Disk, r.PIDs)
 	f.Fuzz(func(t *testing.T, config []byte, cpu, memory, disk, pids uint64) {
 		d := desired(example())
 		d.Plan.Config = config
@@ -260,6 +268,13 @@ func FuzzDecode(f *testing.F) {
 			if problem.Code(err) != CodeInvalid {
 				t.Errorf("code %q of %v", problem.Code(err), err)
 			}
+			return
+		}
+		// What a node has proven is more than what this kind asks for.
+		if _, err := plan.DecodeContainer(config); err == nil {
+			checkForGuest(t, c, d.Plan.Resources)
+		}
+		if c.Isolation == plan.IsolationMicroVM {
 			return
 		}
 		s, err := ociConfig("web", c, d.Plan.Resources, 1<<20, "/zos/x", Namespace{})
@@ -278,4 +293,19 @@ func FuzzDecode(f *testing.F) {
 			t.Error(err)
 		}
 	})
+}
+
+// checkForGuest: what a valid plan asks for, its guest's agent takes.
+func checkForGuest(t *testing.T, c plan.Container, r plan.Resources) {
+	t.Helper()
+	if h := life.Of(c.Life).Health; h != nil {
+		if err := (control.Request{Verb: control.VerbProbe, Probe: &h.Probe}).Check(); err != nil {
+			t.Errorf("its health check: %v", err)
+		}
+	}
+	b := bootOf("web", c, r, machine.Net{}, given{})
+	text, err := json.Marshal(control.Request{Verb: control.VerbBoot, Boot: &b})
+	if err != nil || len(text) > control.MaxRequest {
+		t.Errorf("told in %d bytes: %v", len(text), err)
+	}
 }

@@ -58,6 +58,39 @@ func (k *Kind) diskImage(path, target string, limit uint64) error {
 	return nil
 }
 
+// growDisk makes the writable layer mounted at target larger, while it is in use. If
+// the data disk has no room the layer stays as it was, and the problem is disk-full.
+func (k *Kind) growDisk(path, target string, limit uint64) error {
+	st, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("grow writable layer: %w", err)
+	}
+	if uint64(st.Size()) < limit {
+		if err := reserve(path, limit); err != nil {
+			return err
+		}
+	}
+	entries, err := mount.Under(target)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Target != target {
+			continue
+		}
+		dev, err := os.OpenFile(e.Source, os.O_RDWR, 0)
+		if err != nil {
+			return fmt.Errorf("grow writable layer: %w", err)
+		}
+		_, err = unix.IoctlRetInt(int(dev.Fd()), unix.LOOP_SET_CAPACITY)
+		if err := errors.Join(err, dev.Close()); err != nil {
+			return fmt.Errorf("grow writable layer: %s: %w", e.Source, err)
+		}
+		return ext4.Grow(target, max(limit, uint64(st.Size())))
+	}
+	return fmt.Errorf("grow writable layer: %s is not mounted", target)
+}
+
 func makeImage(path string, template ext4.Template, size uint64) error {
 	tmp := path + ".tmp"
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -101,10 +134,12 @@ func reserve(path string, size uint64) error {
 	return nil
 }
 
+const codeDiskFull = "disk-full"
+
 // diskFull gives an error of a full data disk its code.
 func diskFull(err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		return problem.New("disk-full", "%w", err).WithFix("make room on the node, or ask for a smaller disk")
+		return problem.New(codeDiskFull, "%w", err).WithFix("make room on the node, or ask for a smaller disk")
 	}
 	return err
 }

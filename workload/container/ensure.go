@@ -44,15 +44,26 @@ func (k *Kind) ensure(ctx context.Context, d workload.Desired, c Parts) error {
 	rec, err := readRecord(p)
 	known := err == nil
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if written, lerr := hasLayers(p); lerr != nil || written {
+			return errors.Join(fmt.Errorf("its record is damaged, and what it has written is left alone: remove the workload to start afresh: %w", err), lerr)
+		}
 		k.cfg.Log.Warn("container record is damaged: starting afresh", "workload", p.key, "error", err)
 	}
 	if len(c.Networks) > 0 && (k.cfg.Networks == nil || c.machine() && k.cfg.Machines.Networks == nil) {
 		return problem.New(CodeInvalid, "it wants %d networks, and this node has none", len(c.Networks))
 	}
-	if known && rec.Plan != want && rec.Core == core && (k.stayOver(c, p, rec, want) || k.adapt(ctx, d, c, p, want)) {
-		rec.Plan = want
+	if known && rec.Plan != want && rec.Core == core {
+		live := k.stayOver(c, p, rec, want)
+		if !live {
+			if live, err = k.adapt(ctx, d, c, p, rec, want); err != nil {
+				return err
+			}
+		}
+		if live {
+			rec.Plan, rec.Disk = want, max(rec.Disk, d.Plan.Resources.Disk)
+		}
 	}
-	if known && k.stands(ctx, p, want) && k.mend(ctx, d, c, p) {
+	if known && k.stands(ctx, p, rec, want) && k.mend(ctx, d, c, p) {
 		return k.setVersion(p, rec, want, core, d.Version)
 	}
 	// Whatever runs is something else, or half of something.
@@ -61,6 +72,7 @@ func (k *Kind) ensure(ctx context.Context, d workload.Desired, c Parts) error {
 	}
 	rec, err = k.prepareData(p, rec, known, record{
 		Version: d.Version, Plan: want, Core: core, Flist: c.Flist, Disk: d.Plan.Resources.Disk, Networks: len(c.Networks) > 0, Isolation: c.Isolation,
+		Damages: k.cfg.Rootfs.Damages(),
 	})
 	if err != nil {
 		return err
@@ -73,8 +85,9 @@ func (k *Kind) ensure(ctx context.Context, d workload.Desired, c Parts) error {
 }
 
 // stands tells whether the workload with this plan is looked after, or over. A
-// container without a shim gets a new one, which adopts it.
-func (k *Kind) stands(ctx context.Context, p place, want string) bool {
+// container without a shim gets a new one, which adopts it. One that has failed, and
+// whose mount may hold damaged files that were removed since, does not stand.
+func (k *Kind) stands(ctx context.Context, p place, rec record, want string) bool {
 	var final shim.Status
 	if shim.ReadJSON(p.final, &final) == nil && final.Plan == want {
 		return true
@@ -86,6 +99,10 @@ func (k *Kind) stands(ctx context.Context, p place, want string) bool {
 	if shim.Alive(p.run) {
 		// One that an Ensure before was killed over has not been told yet.
 		st, err := shim.ReadStatus(p.run)
+		if err == nil && (st.State == shim.Waiting || st.State == shim.Exhausted) && rec.Damages != k.cfg.Rootfs.Damages() {
+			k.cfg.Log.Warn("it failed, and damaged files were removed since it was mounted: starting it anew", "workload", p.key, "reason", st.Detail)
+			return false
+		}
 		return err != nil || st.Plan == want || k.reload(ctx, p)
 	}
 	st, err := shim.ReadStatus(p.run)
@@ -96,7 +113,7 @@ func (k *Kind) stands(ctx context.Context, p place, want string) bool {
 		return false
 	}
 	k.cfg.Log.Warn("shim is gone: starting another that adopts its container", "workload", p.key, "shim", st.Shim.PID)
-	if err := shim.Launch(ctx, k.cfg.Shim, p.run); err != nil {
+	if err := shim.Launch(k.cfg.Shim, p.run, k.shims); err != nil {
 		k.cfg.Log.Warn("start adopting shim", "workload", p.key, "error", err)
 		return false
 	}
@@ -135,7 +152,7 @@ func (k *Kind) setVersion(p place, rec record, want, core string, version uint64
 	if err == nil && rec == old {
 		return nil
 	}
-	return diskFull(shim.WriteJSON(p.record, rec))
+	return writeRecord(p, rec)
 }
 
 // prepareData makes the workload's directory on the data disk what next says,
@@ -156,13 +173,13 @@ func (k *Kind) prepareData(p place, old record, known bool, next record) (record
 		return k.allot(p, next)
 	}
 	next.IDBase = old.IDBase
-	return next, diskFull(shim.WriteJSON(p.record, next))
+	return next, writeRecord(p, next)
 }
 
 // launch starts the shim and waits until the container runs, is over, or has
 // failed to start.
 func (k *Kind) launch(ctx context.Context, p place, flist canon.Hash) error {
-	if err := shim.Launch(ctx, k.cfg.Shim, p.run); err != nil {
+	if err := shim.Launch(k.cfg.Shim, p.run, k.shims); err != nil {
 		return problem.New(shim.ReasonStart, "%w", err)
 	}
 	wait, cancel := context.WithTimeout(ctx, settle)
@@ -185,7 +202,11 @@ func (k *Kind) launch(ctx context.Context, p place, flist canon.Hash) error {
 // comes before what the program made of it.
 func (k *Kind) reason(flist canon.Hash, st shim.Status) (code, detail string) {
 	if st.Reason == shim.ReasonStart || st.Reason == shim.ReasonExited && st.Exit.Code != 0 {
-		if code, detail := k.cfg.Rootfs.Failure(flist); code != "" {
+		code, detail := k.cfg.Rootfs.Failure(flist)
+		if code == "" {
+			code, detail = k.cfg.Rootfs.Damage(flist, st.Started)
+		}
+		if code != "" {
 			return code, detail + " (" + st.Detail + ")"
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/zero-os/zos/workload"
 	"github.com/zero-os/zos/workload/footprint"
 	"github.com/zero-os/zos/workload/logs"
+	"github.com/zero-os/zos/workload/shim"
 )
 
 type planContainer = plan.Container
@@ -98,6 +100,43 @@ func TestShimKilledAndContainerLives(t *testing.T) {
 		now := status(t, k, d.ID)
 		return now.Process != st.Process && now.Process.Alive() && now.Exit.Signal == 9
 	})
+}
+
+// A mount keeps the damaged file that was removed from the store below it: what fails
+// on it is mounted anew, once; what runs is left alone.
+func TestDamagedFilesAreMountedAnew(t *testing.T) {
+	r := &plainRootfs{}
+	k := kind(t, r)
+	fails := desire(t, "fails", []string{"exit", "5"})
+	runs := desire(t, "runs", []string{"serve"})
+	must(t, k.Ensure(timeout(t), fails))
+	must(t, k.Ensure(timeout(t), runs))
+	running(t, k, runs.ID)
+	before := status(t, k, runs.ID)
+	waiting := func() bool { return status(t, k, fails.ID).State == shim.Waiting }
+	ensure := func() {
+		t.Helper()
+		until(t, "waiting to start again", waiting)
+		must(t, k.Ensure(timeout(t), fails))
+		must(t, k.Ensure(timeout(t), runs))
+	}
+	ensure()
+	if r.mounts != 2 {
+		t.Fatalf("%d mounts of two workloads", r.mounts)
+	}
+	r.damages++
+	for range 100 { // its pause may end between the look and Ensure
+		if ensure(); r.mounts > 2 {
+			break
+		}
+	}
+	ensure()
+	if r.mounts != 3 {
+		t.Errorf("%d mounts, want one more for the workload that failed", r.mounts)
+	}
+	if after := status(t, k, runs.ID); after.Process != before.Process {
+		t.Errorf("what runs was started anew: %+v, then %+v", before, after)
+	}
 }
 
 func TestRuncOrShimKilledInMidCreate(t *testing.T) {
@@ -242,5 +281,100 @@ func TestFloodIsBounded(t *testing.T) {
 	}
 	if size > 256<<10 {
 		t.Errorf("the ring holds %d bytes, want at most %d", size, 256<<10)
+	}
+}
+
+// What a workload has written is there after every way to fail: exit codes, the end of
+// its memory, attempts that are used up, the death of its shim, of itself and of the
+// daemon, limits that change, a disk that grows or can't, a damaged record.
+func TestUserDataSurvivesEveryFailure(t *testing.T) {
+	k := kind(t, &plainRootfs{})
+	version := uint64(0)
+	diary := func(opts ...option) workload.Desired {
+		d := desire(t, "app", []string{"diary", "/diary"}, append([]option{memory(48 << 20), lives(func(l *plan.Life) { l.Attempts = 4 })}, opts...)...)
+		version++
+		d.Version = version
+		return d
+	}
+	disk := func(n uint64) option {
+		return func(d *workload.Desired, _ *planContainer) { d.Plan.Resources.Disk = n }
+	}
+	d := diary()
+	p := k.place(d.ID)
+	lines := func(what string, want int) {
+		t.Helper()
+		output(t, k, d.ID, fmt.Sprintf("diary %d <nil> <nil>", want))
+		b, err := os.ReadFile(filepath.Join(p.upper, "diary"))
+		if got := strings.Count(string(b), "a line of its own\n"); err != nil || got != want || len(b) != want*len("a line of its own\n") {
+			t.Fatalf("%s: %d lines in %d bytes, want %d (%v)", what, got, len(b), want, err)
+		}
+	}
+	must(t, k.Ensure(timeout(t), d))
+	until(t, "attempts used up", func() bool { return status(t, k, d.ID).State == shim.Exhausted })
+	lines("attempts used up", 4)
+	recs, _, err := logs.NewReader(k.LogDir(d.ID)).Read(1, 1000)
+	must(t, err)
+	said := ""
+	for _, r := range recs {
+		said += string(r.Data) + "\n"
+	}
+	if !strings.Contains(said, "killed for using more than its memory limit") || !strings.Contains(said, "exit code 3") || !strings.Contains(said, "exit code 2") {
+		t.Errorf("it did not fail in every way: %s", said)
+	}
+	// A new version is a new chance.
+	d = diary()
+	d.Plan.Resources.CPU = 600
+	must(t, k.Ensure(timeout(t), d))
+	lines("another version", 5)
+	st := killIn(t, k, d.ID, shim.Running)
+	must(t, unix.Kill(st.Process.PID, unix.SIGKILL))
+	until(t, "both dead", func() bool { return !st.Process.Alive() })
+	ensured(t, k, d)
+	lines("shim and program killed", 6)
+	cmd, out := startDaemon(t, "ensure", d)
+	sc := bufio.NewScanner(out)
+	if !sc.Scan() || sc.Text() != "done" {
+		t.Fatalf("daemon said %q", sc.Text())
+	}
+	must(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	lines("a daemon killed", 6)
+
+	// A larger disk, while it runs; then one that the node has no room for.
+	room := func() uint64 {
+		var fs unix.Statfs_t
+		must(t, unix.Statfs(p.disk, &fs))
+		return fs.Blocks * uint64(fs.Bsize)
+	}
+	before, had := status(t, k, d.ID), room()
+	d = diary(disk(96 << 20))
+	must(t, k.Ensure(timeout(t), d))
+	if now := room(); now < had+28<<20 || status(t, k, d.ID).Process != before.Process {
+		t.Errorf("grown from %d to %d bytes; %+v, was %+v", had, now, status(t, k, d.ID), before)
+	}
+	if err := k.Ensure(timeout(t), diary(disk(1<<40))); code(err) != "disk-full" {
+		t.Errorf("a disk without room: %v", err)
+	}
+	if now := status(t, k, d.ID); now.Process != before.Process || !now.Process.Alive() {
+		t.Errorf("ended for a disk that there is no room for: %+v", now)
+	}
+	running(t, k, d.ID) // not at once: its last start is not long ago
+	lines("a disk that can't grow", 6)
+
+	// Its record is damaged, then both copies of it.
+	must(t, os.WriteFile(p.record, []byte("{torn"), 0o600))
+	must(t, k.end(timeout(t), p))
+	d = diary(disk(96 << 20))
+	must(t, k.Ensure(timeout(t), d))
+	lines("a damaged record", 7)
+	must(t, k.end(timeout(t), p))
+	for _, f := range []string{p.record, p.record + copySuffix} {
+		must(t, os.WriteFile(f, []byte("{torn"), 0o600))
+	}
+	if err := k.Ensure(timeout(t), d); err == nil || !strings.Contains(err.Error(), "left alone") {
+		t.Errorf("without a record: %v", err)
+	}
+	if st, err := os.Stat(p.image); err != nil || st.Size() != 96<<20 {
+		t.Errorf("its disk: %v, %v", st, err)
 	}
 }

@@ -146,8 +146,8 @@ func (r *Run) mount(ctx context.Context, writable bool) error {
 	}
 	if verity != r.rec.Verity {
 		r.rec.Verity = verity
-		if err := shim.WriteJSON(r.place.record, r.rec); err != nil {
-			return diskFull(err)
+		if err := writeRecord(r.place, r.rec); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -247,18 +247,36 @@ func (k *Kind) attachAgain(ctx context.Context, d workload.Desired, c Parts) err
 // removeLayers deletes everything that the workload has written: its layer, and
 // disks of its own.
 func removeLayers(p place) error {
-	ents, err := readDir(p.data)
+	names, err := layers(p)
 	if err != nil {
 		return err
 	}
-	for _, e := range ents {
-		if e.Name() == filepath.Base(p.image) || strings.HasPrefix(e.Name(), diskPrefix) {
-			if err := os.Remove(filepath.Join(p.data, e.Name())); err != nil {
-				return fmt.Errorf("discard writable layer: %w", err)
-			}
+	for _, name := range names {
+		if err := os.Remove(filepath.Join(p.data, name)); err != nil {
+			return fmt.Errorf("discard writable layer: %w", err)
 		}
 	}
 	return nil
+}
+
+// layers lists the files that hold what the workload has written.
+func layers(p place) ([]string, error) {
+	ents, err := readDir(p.data)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, e := range ents {
+		if e.Name() == filepath.Base(p.image) || strings.HasPrefix(e.Name(), diskPrefix) {
+			out = append(out, e.Name())
+		}
+	}
+	return out, nil
+}
+
+func hasLayers(p place) (bool, error) {
+	names, err := layers(p)
+	return len(names) > 0, err
 }
 
 // diskPrefix begins the names of a machine's further disks, before the serial.

@@ -30,18 +30,10 @@ import (
 
 // TestMain is also a shim, of the engine that tests have.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 3 {
-		var err error
-		switch os.Args[1] {
-		case "launch":
-			err = shim.Daemonise(os.Args[2])
-		case "run":
-			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-			err = shim.Run(ctx, os.Args[2], shim.LockFD, shim.Engines{shim.EngineRunc: func(context.Context, shim.Host, shim.Spec) (shim.Engine, error) { return sleepers{}, nil }})
-			stop()
-		default:
-			os.Exit(m.Run())
-		}
+	if len(os.Args) == 2 && filepath.IsAbs(os.Args[1]) {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		err := shim.Run(ctx, os.Args[1], shim.LockFD, shim.Engines{shim.EngineRunc: func(context.Context, shim.Host, shim.Spec) (shim.Engine, error) { return sleepers{}, nil }})
+		stop()
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -118,8 +110,10 @@ type noRootfs struct{}
 func (noRootfs) Mount(context.Context, canon.Hash, string, string, string, uint32) (bool, error) {
 	return true, nil
 }
-func (noRootfs) Unmount(string) error                { return nil }
-func (noRootfs) Failure(canon.Hash) (string, string) { return "", "" }
+func (noRootfs) Unmount(string) error                          { return nil }
+func (noRootfs) Failure(canon.Hash) (string, string)           { return "", "" }
+func (noRootfs) Damage(canon.Hash, time.Time) (string, string) { return "", "" }
+func (noRootfs) Damages() uint64                               { return 0 }
 
 // bareKind is a Kind of a node daemon whose shims are this program.
 func bareKind(t *testing.T, dir string) *Kind {

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"sort"
 	"strconv"
@@ -18,99 +17,40 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/contract"
-	"github.com/zero-os/zos/linux/ext4"
 	"github.com/zero-os/zos/linux/mount"
-	"github.com/zero-os/zos/linux/process"
-	"github.com/zero-os/zos/linux/reap"
 	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/supervise"
+	"github.com/zero-os/zos/vmtest/asnode"
 	"github.com/zero-os/zos/workload"
 	"github.com/zero-os/zos/workload/logs"
 	"github.com/zero-os/zos/workload/shim"
 )
 
 const (
-	dataDir  = "/data"
-	exitsDir = "/run/zos/exits"
-	roleEnv  = "ZOS_TEST_ROLE"
+	dataDir  = asnode.DataDir
+	exitsDir = asnode.ExitsDir
 )
 
 // TestMain plays three roles: like a node's process 1 it reaps orphans and records
 // how they ended; below that the tests; and a node daemon that tests may kill.
 func TestMain(m *testing.M) {
-	switch os.Getenv(roleEnv) {
+	switch os.Getenv(asnode.RoleEnv) {
 	case "":
-		os.Exit(processOne())
-	case "tests":
-		if err := mountData(); err != nil {
+		os.Exit(asnode.ProcessOne())
+	case asnode.RoleTests:
+		if err := asnode.MountData("/dev/vda", 4<<30); err != nil {
 			fmt.Println(err)
 			os.Exit(1)
 		}
 		os.Exit(m.Run())
 	case "ensure", "remove":
-		if err := daemon(os.Getenv(roleEnv)); err != nil {
+		if err := daemon(os.Getenv(asnode.RoleEnv)); err != nil {
 			fmt.Println(err)
 			os.Exit(1)
 		}
 	}
-}
-
-func processOne() int {
-	fail := func(err error) int { fmt.Println("process one:", err); return 1 }
-	if err := os.MkdirAll(exitsDir, 0o755); err != nil {
-		return fail(err)
-	}
-	if err := process.BecomeSubreaper(); err != nil {
-		return fail(err)
-	}
-	ended := make(chan os.Signal, 1)
-	signal.Notify(ended, unix.SIGCHLD)
-	tests, err := os.StartProcess("/proc/self/exe", os.Args, &os.ProcAttr{
-		Env: append(os.Environ(), roleEnv+"=tests"), Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
-	})
-	if err != nil {
-		return fail(err)
-	}
-	for range ended {
-		for {
-			e, ok, err := reap.Next()
-			if err != nil {
-				return fail(err)
-			}
-			if !ok {
-				break
-			}
-			if e.PID == tests.Pid {
-				return max(e.Code, e.Signal)
-			}
-			if err := reap.Record(exitsDir, e); err != nil {
-				return fail(err)
-			}
-		}
-	}
-	return 1
-}
-
-func mountData() error {
-	dev, err := os.OpenFile("/dev/vda", os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer dev.Close()
-	if err := ext4.Journaled.Write(dev, [16]byte{1}, nil, true); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dataDir, 0o755); err != nil {
-		return err
-	}
-	if err := unix.Mount("/dev/vda", dataDir, "ext4", unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, ""); err != nil {
-		return err
-	}
-	return ext4.Grow(dataDir, 4<<30)
 }
 
 // daemon is a node daemon that ensures or removes one workload, then waits to be killed.
@@ -141,59 +81,36 @@ func startDaemon(t *testing.T, verb string, d workload.Desired) (*exec.Cmd, io.R
 	b, err := json.Marshal(d)
 	must(t, err)
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), roleEnv+"="+verb, "ZOS_TEST_DESIRED="+string(b))
+	cmd.Env = append(os.Environ(), asnode.RoleEnv+"="+verb, "ZOS_TEST_DESIRED="+string(b))
 	out, err := cmd.StdoutPipe()
 	must(t, err)
 	must(t, cmd.Start())
 	return cmd, out
 }
 
-// plainRootfs is a Rootfs of plain directories; the real one has tests of its own.
+// plainRootfs is a Rootfs that can fail.
 type plainRootfs struct {
+	asnode.Rootfs
 	code, detail string // of Failure
 	mountErr     error
+	mounts       int
+	damages      uint64
 }
 
-func (r *plainRootfs) Mount(_ context.Context, flist canon.Hash, target, upper, work string, idBase uint32) (bool, error) {
+func (r *plainRootfs) Mount(ctx context.Context, flist canon.Hash, target, upper, work string, idBase uint32) (bool, error) {
 	if r.mountErr != nil {
 		return false, r.mountErr
 	}
-	lower := fmt.Sprintf("/tmp/lower/%s-%d", flist.Short(), idBase)
-	if err := os.MkdirAll(lower+"/bin", 0o755); err != nil {
-		return false, err
-	}
-	b, err := os.ReadFile("/bin/payload")
-	if err != nil {
-		return false, err
-	}
-	if err := os.WriteFile(lower+"/bin/payload", b, 0o755); err != nil {
-		return false, err
-	}
-	for _, d := range []string{upper, work} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return false, err
-		}
-	}
-	for _, d := range []string{lower, lower + "/bin", lower + "/bin/payload", upper} {
-		if err := os.Chown(d, int(idBase), int(idBase)); err != nil {
-			return false, err
-		}
-	}
-	return true, mount.Overlay(mount.OverlaySpec{Lower: []string{lower}, Upper: upper, Work: work, NoDev: true}, target)
-}
-
-func (r *plainRootfs) Unmount(target string) error {
-	for {
-		if ok, err := mounted(target); err != nil || !ok {
-			return err
-		}
-		if err := mount.Unmount(target); err != nil {
-			return err
-		}
-	}
+	r.mounts++
+	r.Program = "/bin/payload"
+	return r.Rootfs.Mount(ctx, flist, target, upper, work, idBase)
 }
 
 func (r *plainRootfs) Failure(canon.Hash) (string, string) { return r.code, r.detail }
+
+func (*plainRootfs) Damage(canon.Hash, time.Time) (string, string) { return "", "" }
+
+func (r *plainRootfs) Damages() uint64 { return r.damages }
 
 func newKind() (*Kind, error) { return newKindWith(&plainRootfs{}) }
 

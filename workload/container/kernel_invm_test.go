@@ -144,13 +144,16 @@ func TestEnsureIsIdempotentAndReplacesVersions(t *testing.T) {
 	if first.Process.Alive() {
 		t.Error("the old version still runs")
 	}
-	// A larger disk: grown, and kept.
-	d = desire(t, "app", []string{"append", "/file"}, func(d *workload.Desired, c *planContainer) { d.Plan.Resources.Disk, d.Version = 80<<20, 4 })
+	// A larger disk: grown, without a new start.
+	second := status(t, k, d.ID)
+	d = desire(t, "app", []string{"append", "/file"}, func(d *workload.Desired, c *planContainer) {
+		c.Env, d.Plan.Resources.Disk, d.Version = []string{"A=2"}, 80<<20, 4
+	})
 	must(t, k.Ensure(timeout(t), d))
-	output(t, k, d.ID, "lines 3")
+	if now := status(t, k, d.ID); now.Process != second.Process || observe(t, k, d.ID).Version != 4 {
+		t.Errorf("a larger disk: %+v, was %+v", now, second)
+	}
 	// Another flist: a fresh layer.
-	logsBefore := output(t, k, d.ID, "lines 3")
-	_ = logsBefore
 	d = desire(t, "app", []string{"append", "/other"}, func(d *workload.Desired, c *planContainer) { c.Flist[0]++; d.Version = 5 })
 	must(t, k.Ensure(timeout(t), d))
 	running(t, k, d.ID)

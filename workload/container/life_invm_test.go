@@ -21,6 +21,7 @@ import (
 	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/workload"
 	"github.com/zero-os/zos/workload/control"
+	"github.com/zero-os/zos/workload/logs"
 	"github.com/zero-os/zos/workload/shim"
 )
 
@@ -327,6 +328,18 @@ func TestStopSignalDeadlineAndRestartByHand(t *testing.T) {
 	if st := status(t, k, d.ID); st.Exit.Code != 7 || st.Reason != shim.ReasonRestart || st.Failures != 0 {
 		t.Errorf("by its own signal: %+v", st)
 	}
+	// Before it has set its trap, the kernel drops a signal to process 1.
+	until(t, "trapped again", func() bool {
+		recs, _, err := logs.NewReader(k.LogDir(d.ID)).Read(1, 100000)
+		must(t, err)
+		n := 0
+		for _, r := range recs {
+			if r.Stream != logs.Node && string(r.Data) == "trapped" {
+				n++
+			}
+		}
+		return n == 2
+	})
 	must(t, k.Remove(timeout(t), d.ID))
 
 	// Deaf to its signal: killed after the grace.

@@ -31,6 +31,8 @@ type record struct {
 	Networks bool `json:"networks"`
 	// Isolation is the class that wrote the layer; "" is a namespace.
 	Isolation string `json:"isolation,omitempty"`
+	// Damages is what Rootfs.Damages said before the flist was mounted.
+	Damages uint64 `json:"damages,omitempty"`
 }
 
 // class is whose kernel wrote the writable layer.
@@ -41,9 +43,31 @@ func (r record) class() string {
 	return r.Isolation
 }
 
+// copySuffix ends the name of a record's copy. Without a record nobody could tell
+// which flist a writable layer belongs to and whose ids own it, so a damaged file
+// must not cost what the workload has written.
+const copySuffix = ".copy"
+
+// readRecord reads the record, or its copy if it is damaged; fs.ErrNotExist if there
+// is none.
 func readRecord(p place) (record, error) {
 	var r record
-	return r, shim.ReadJSON(p.record, &r)
+	err := shim.ReadJSON(p.record, &r)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return r, err
+	}
+	r = record{}
+	if cerr := shim.ReadJSON(p.record+copySuffix, &r); cerr != nil {
+		return record{}, fmt.Errorf("%w, and so is its copy", err)
+	}
+	return r, nil
+}
+
+func writeRecord(p place, r record) error {
+	if err := shim.WriteJSON(p.record, r); err != nil {
+		return diskFull(err)
+	}
+	return diskFull(shim.WriteJSON(p.record+copySuffix, r))
 }
 
 // allot finds a range of user ids that no other workload on the data disk has, and
@@ -80,8 +104,8 @@ func (k *Kind) allot(p place, r record) (record, error) {
 		if err := os.MkdirAll(p.data, 0o700); err != nil {
 			return record{}, diskFull(fmt.Errorf("make workload directory: %w", err))
 		}
-		if err := shim.WriteJSON(p.record, r); err != nil {
-			return record{}, diskFull(err)
+		if err := writeRecord(p, r); err != nil {
+			return record{}, err
 		}
 		return r, nil
 	}

@@ -186,6 +186,7 @@ func FuzzFrames(f *testing.F) {
 	f.Add([]byte{1, 0, 0, 0, 17, '{', '"', 'v', 'e', 'r', 'b', '"', ':', '"', 's', 't', 'a', 't', 'u', 's', '"', '}'})
 	f.Add([]byte{8, 0, 0, 0, 4, 0, 0, 0, 1, 2, 0, 0, 0, 0})
 	f.Add([]byte{2, 0, 1, 0, 0})
+	f.Add([]byte{6, 0, 0, 0, 4, 0, 24, 0, 80, 10, 0, 0, 0, 13, '{', '"', 'c', 'o', 'd', 'e', '"', ':', '"', 'a', '-', 'b', '"', '}'})
 	f.Fuzz(func(t *testing.T, in []byte) {
 		r := bytes.NewReader(in)
 		var buf, again []byte
@@ -196,6 +197,16 @@ func FuzzFrames(f *testing.F) {
 			}
 			if again, err = appendFrame(again, typ, b); err != nil {
 				t.Fatalf("read what can't be written: %v", err)
+			}
+			switch typ {
+			case FrameExit:
+				ExitCode(b)
+			case FrameResize:
+				WindowSize(b)
+			case FrameError:
+				if Failure(b) == nil {
+					t.Errorf("%q is no error", b)
+				}
 			}
 		}
 		if !bytes.HasPrefix(in, again) {

@@ -111,8 +111,8 @@ type Stats struct {
 	Uptime      uint64  `json:"uptime"`   // seconds of the present run
 }
 
-// Boot is everything that a guest is told. Secrets are in it, so it is only ever
-// sent, never stored.
+// Boot is everything that a guest is told. Secrets are in it: it is sent, and kept in
+// memory for the next start, and no disk ever holds it.
 type Boot struct {
 	Hostname   string   `json:"hostname"`
 	Root       Root     `json:"root"`

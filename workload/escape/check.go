@@ -88,23 +88,30 @@ func (o Outcomes) has(got string) bool {
 	return false
 }
 
-// Check runs the program twice and fails t for each difference. run starts it in a
-// workload of the class with one argument and returns all that it printed.
+// Check runs the program and fails t for each difference. run starts it in a workload
+// of the class with one argument and returns all that it printed.
 func Check(t testing.TB, class Class, run func(t testing.TB, arg string) string) {
 	t.Helper()
-	attempts, err := Parse(run(t, "attempts"))
+	out := run(t, "all")
+	probe, rest, ok := strings.Cut(out, "\nprobed\n")
+	if !ok {
+		t.Fatalf("the probe did not come to its end: %s", out)
+	}
+	Golden(t, class, probe+"\nend\n")
+	attempts, err := Parse(rest)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, line := range Judge(class, attempts) {
 		t.Errorf("class %s: %s", class, line)
 	}
-	t.Logf("class %s: %d attempts", class, len(attempts))
-	probe := run(t, "probe")
-	if !strings.HasSuffix(strings.TrimSpace(probe), "\nend") {
-		t.Fatalf("the probe did not come to its end: %s", probe)
+	var worked []string
+	for _, a := range attempts {
+		if a.Got == "ok" {
+			worked = append(worked, a.Name)
+		}
 	}
-	Golden(t, class, probe)
+	t.Logf("measured: class %s: of %d attempts these worked: %s", class, len(attempts), strings.Join(worked, " "))
 }
 
 // Golden compares what `program probe` has printed with testdata/CLASS.golden.

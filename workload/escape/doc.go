@@ -2,7 +2,7 @@
 // it: a program (./program) tries from inside what leads out of a container, and
 // prints what surrounds it. It is test support.
 //
-// The corpus is the list of issue 5's security tests: mounts, pivot_root, setns,
+// What it tries: mounts, pivot_root, setns,
 // unshare, /proc and /sys, cgroups, descriptors that a runtime leaves, links and
 // races, devices, keys, bpf, io_uring, userfaultfd, perf, modules, clocks, rights,
 // and sockets that reach past the workload's own network.
@@ -13,7 +13,7 @@
 //	})
 //
 // Check asserts each attempt's outcome, by the table in expected.go, and what the
-// probe prints, against testdata/CLASS.golden; `go test -update` rewrites the latter.
+// probe prints, against testdata/CLASS.golden; a run with UpdateEnv set writes the latter.
 //
 // In class Privileged the program may do to its guest what it likes; what is asserted
 // is that the node is the same afterwards: take Node before and after.

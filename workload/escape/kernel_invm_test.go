@@ -13,122 +13,43 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/contract"
-	"github.com/zero-os/zos/linux/ext4"
-	"github.com/zero-os/zos/linux/mount"
 	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/vmm"
+	"github.com/zero-os/zos/vmtest/asnode"
 	"github.com/zero-os/zos/workload"
 	"github.com/zero-os/zos/workload/container"
 	"github.com/zero-os/zos/workload/logs"
 )
 
 const (
-	dataDir = "/data"
-	vmmRoot = "/run/zos/vmm"
+	dataDir = asnode.DataDir
+	vmmRoot = asnode.VMMRoot
 )
 
 func TestMain(m *testing.M) {
-	if err := errors.Join(mountData(), mountVMM()); err != nil {
+	if err := errors.Join(asnode.MountData("/dev/vda", 1<<30), asnode.MountVMM("/dev/vdb"), vmm.AllowKVM()); err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
 
-func mountData() error {
-	dev, err := os.OpenFile("/dev/vda", os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer dev.Close()
-	if err := ext4.Journaled.Write(dev, [16]byte{1}, nil, true); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dataDir, 0o755); err != nil {
-		return err
-	}
-	if err := unix.Mount("/dev/vda", dataDir, "ext4", unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, ""); err != nil {
-		return err
-	}
-	return ext4.Grow(dataDir, 1<<30)
-}
-
-// mountVMM makes the node able to run machines.
-func mountVMM() error {
-	if err := os.MkdirAll(vmmRoot, 0o755); err != nil {
-		return err
-	}
-	if err := unix.Mount("/dev/vdb", vmmRoot, "ext4", unix.MS_RDONLY, ""); err != nil {
-		return err
-	}
-	return vmm.AllowKVM()
-}
-
-// rootfs is a root file system with the program, and whatever prepare adds: it is
-// what an image of an attacker holds.
-type rootfs struct{ prepare func(lower string) error }
-
-func (r rootfs) Mount(_ context.Context, flist canon.Hash, target, upper, work string, idBase uint32) (bool, error) {
-	lower := fmt.Sprintf("/tmp/lower/%s-%d", flist.Short(), idBase)
-	if err := os.MkdirAll(lower+"/bin", 0o755); err != nil {
-		return false, err
-	}
-	b, err := os.ReadFile("/bin/program")
-	if err != nil {
-		return false, err
-	}
-	if err := os.WriteFile(lower+"/bin/program", b, 0o755); err != nil {
-		return false, err
-	}
-	if r.prepare != nil {
-		if err := r.prepare(lower); err != nil {
-			return false, err
-		}
-	}
-	err = filepath.Walk(lower, func(path string, _ os.FileInfo, err error) error {
-		if err != nil {
-			return err
-		}
-		return os.Lchown(path, int(idBase), int(idBase))
-	})
-	if err != nil {
-		return false, err
-	}
-	if upper == "" { // a micro-VM's: its layer is in the guest
-		return true, unix.Mount(lower, target, "", unix.MS_BIND, "")
-	}
-	for _, d := range []string{upper, work} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return false, err
-		}
-	}
-	if err := os.Chown(upper, int(idBase), int(idBase)); err != nil {
-		return false, err
-	}
-	return true, mount.Overlay(mount.OverlaySpec{Lower: []string{lower}, Upper: upper, Work: work, NoDev: true}, target)
-}
-
-func (r rootfs) Unmount(target string) error {
-	for {
-		err := mount.Unmount(target)
-		if mount.IsNotMounted(err) || os.IsNotExist(err) {
+// image holds the program, and whatever prepare adds: it is what an image of an
+// attacker holds.
+func image(prepare func(lower string) error) asnode.Rootfs {
+	return asnode.Rootfs{Program: "/bin/program", Prepare: func(_ canon.Hash, lower string) error {
+		if prepare == nil {
 			return nil
 		}
-		if err != nil {
-			return err
-		}
-	}
+		return prepare(lower)
+	}}
 }
-
-func (r rootfs) Failure(canon.Hash) (code, detail string) { return "", "" }
 
 // runIn runs the program in a container with prepare's image, as its root, to its
 // end, and returns what it printed; an error is why it was not started.
-func runIn(t testing.TB, class Class, r rootfs, name, workDir string, args ...string) (string, error) {
+func runIn(t testing.TB, class Class, r asnode.Rootfs, name, workDir string, args ...string) (string, error) {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
@@ -210,13 +131,18 @@ func TestNothingLeavesAMicroVM(t *testing.T) { nothingLeaves(t, MicroVM) }
 
 // TestAPrivilegedWorkloadChangesItsGuestAlone: with every capability of a kernel of its
 // own, the node is the same afterwards.
-func TestAPrivilegedWorkloadChangesItsGuestAlone(t *testing.T) { nothingLeaves(t, Privileged) }
+func TestAPrivilegedWorkloadChangesItsGuestAlone(t *testing.T) {
+	if os.Getenv("ZOS_SOAK") == "" {
+		t.Skip("the corpus in a second machine takes long under emulation: make soak runs it")
+	}
+	nothingLeaves(t, Privileged)
+}
 
 func nothingLeaves(t *testing.T, class Class) {
 	before := TakeNode()
 	began := time.Now()
 	Check(t, class, func(t testing.TB, arg string) string {
-		out, err := runIn(t, class, rootfs{}, string(class)+"-"+arg, "/", arg)
+		out, err := runIn(t, class, image(nil), string(class)+"-"+arg, "/", arg)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -262,7 +188,7 @@ func TestAnImagesLinksDontLeaveIt(t *testing.T) {
 	started := 0
 	for i, path := range []string{"proc", "dev", "sys", "tmp", "dev/shm", "etc"} {
 		for _, to := range []string{"../../../../../../../../.." + target} {
-			out, err := runIn(t, Namespace, rootfs{link(path, to)}, fmt.Sprintf("link-%d", i), "/", "attempt", "sysctl/core-pattern")
+			out, err := runIn(t, Namespace, image(link(path, to)), fmt.Sprintf("link-%d", i), "/", "attempt", "sysctl/core-pattern")
 			if err != nil {
 				t.Logf("/%s → %s: not started: %v", path, to, err)
 				continue
@@ -291,7 +217,7 @@ func TestAWorkingDirectoryIsInsideTheImage(t *testing.T) {
 	for fd := 5; fd < 11; fd++ {
 		for _, rest := range []string{"/../../../.."} {
 			dir := fmt.Sprintf("/proc/self/fd/%d%s", fd, rest)
-			out, err := runIn(t, Namespace, rootfs{}, fmt.Sprintf("cwd-%d-%d", fd, len(rest)), dir, "attempt", "leak/workdir")
+			out, err := runIn(t, Namespace, image(nil), fmt.Sprintf("cwd-%d-%d", fd, len(rest)), dir, "attempt", "leak/workdir")
 			if err == nil && !strings.HasPrefix(out, "none\t") {
 				t.Errorf("it works in %s: %s", dir, out)
 			}

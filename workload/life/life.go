@@ -30,6 +30,3 @@ func Of(l plan.Life) shim.Life {
 func Limits(r plan.Resources) control.Limits {
 	return control.Limits{CPU: r.CPU, Memory: r.Memory, PIDs: r.PIDs}
 }
-
-// Ready tells whether a workload is ready by what its shim last wrote.
-func Ready(s shim.Status) bool { return s.Ready(time.Now()) }

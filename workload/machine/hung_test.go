@@ -93,7 +93,7 @@ func machineWith(t *testing.T, a *agentStub, silence time.Duration) *instance {
 	})
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	out, err := i.begin(ctx, false)
+	out, err := i.begin(ctx)
 	must(t, err)
 	i.task(func() { i.follow(out) })
 	i.task(i.listen)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/zero-os/zos/guest"
 	"github.com/zero-os/zos/linux/cgroup"
+	"github.com/zero-os/zos/linux/netns"
 	"github.com/zero-os/zos/linux/process"
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/vmm"
@@ -90,7 +91,13 @@ func newInstance(e *engine, s shim.Spec, c Config, child bool) *instance {
 
 // take connects with what runs, and begins to watch it.
 func (i *instance) take(ctx context.Context, adopted bool) error {
-	limited, cancel := context.WithTimeout(ctx, i.config.Patience)
+	limit, connect := i.config.Patience, i.begin
+	if adopted {
+		// As after any session that broke: QEMU may still be about to let go of the
+		// connection of the shim that died, and the new one with it.
+		limit, connect = i.config.Silence, i.again
+	}
+	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	conn, err := dial(limited, filepath.Join(i.engine.dir, qmpSocket))
 	if err != nil {
@@ -111,7 +118,7 @@ func (i *instance) take(ctx context.Context, adopted bool) error {
 		i.task(func() { i.console.read() })
 	}
 	if i.config.Agent {
-		out, err := i.begin(limited, adopted)
+		out, err := connect(limited)
 		if err != nil {
 			return i.early(err)
 		}
@@ -290,7 +297,29 @@ func (i *instance) Stats(ctx context.Context) (control.Stats, error) {
 		}
 		st.OOMKills = g.Event("memory.events", "oom_kill")
 	}
+	st.NetReceived, st.NetSent = i.traffic()
 	return st, nil
+}
+
+// traffic is what the guest has received and sent: what went through the devices that
+// its taps are bridged with, in the namespace that all of its taps are in.
+func (i *instance) traffic() (received, sent uint64) {
+	for _, f := range i.config.Files {
+		if f.Kind != FileTap {
+			continue
+		}
+		ns, err := netns.Open(f.Path)
+		if err != nil {
+			return 0, 0
+		}
+		defer ns.Close()
+		_ = netns.Do(int(ns.Fd()), func() error {
+			received, sent = shim.Traffic("/proc/thread-self/net/dev")
+			return nil
+		})
+		return received, sent
+	}
+	return 0, 0
 }
 
 // Serve implements shim.Instance.

@@ -5,10 +5,10 @@ package machine_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -20,13 +20,11 @@ import (
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/cloudinit"
 	"github.com/zero-os/zos/contract"
-	"github.com/zero-os/zos/linux/ext4"
 	"github.com/zero-os/zos/linux/mount"
-	"github.com/zero-os/zos/linux/process"
-	"github.com/zero-os/zos/linux/reap"
 	"github.com/zero-os/zos/spec/plan"
 	"github.com/zero-os/zos/supervise"
 	"github.com/zero-os/zos/vmm"
+	"github.com/zero-os/zos/vmtest/asnode"
 	"github.com/zero-os/zos/workload"
 	"github.com/zero-os/zos/workload/container"
 	"github.com/zero-os/zos/workload/control"
@@ -35,129 +33,35 @@ import (
 )
 
 const (
-	vmmRoot  = "/run/zos/vmm"
-	dataDir  = "/data"
-	exitsDir = "/run/zos/exits"
-	roleEnv  = "ZOS_TEST_ROLE"
+	vmmRoot = asnode.VMMRoot
+	dataDir = asnode.DataDir
 )
 
 // TestMain plays two roles: like a node's process 1 it reaps orphans and records
 // how they ended; below that the tests.
 func TestMain(m *testing.M) {
-	if os.Getenv(roleEnv) == "" {
-		os.Exit(processOne())
+	if os.Getenv(asnode.RoleEnv) == "" {
+		os.Exit(asnode.ProcessOne())
 	}
-	if err := prepare(); err != nil {
+	if err := errors.Join(asnode.MountVMM("/dev/vda"), asnode.MountData("/dev/vdb", 2<<30), vmm.AllowKVM()); err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
 
-func processOne() int {
-	fail := func(err error) int { fmt.Println("process one:", err); return 1 }
-	if err := os.MkdirAll(exitsDir, 0o755); err != nil {
-		return fail(err)
-	}
-	if err := process.BecomeSubreaper(); err != nil {
-		return fail(err)
-	}
-	ended := make(chan os.Signal, 1)
-	signal.Notify(ended, unix.SIGCHLD)
-	tests, err := os.StartProcess("/proc/self/exe", os.Args, &os.ProcAttr{
-		Env: append(os.Environ(), roleEnv+"=tests"), Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
-	})
-	if err != nil {
-		return fail(err)
-	}
-	for range ended {
-		for {
-			e, ok, err := reap.Next()
-			if err != nil {
-				return fail(err)
-			}
-			if !ok {
-				break
-			}
-			if e.PID == tests.Pid {
-				return max(e.Code, e.Signal)
-			}
-			if err := reap.Record(exitsDir, e); err != nil {
-				return fail(err)
+// rootfs has images of the payload, for micro-VMs: read-only, and with the directories
+// that images have.
+func rootfs() asnode.Rootfs {
+	return asnode.Rootfs{Program: "/bin/payload", Prepare: func(_ canon.Hash, lower string) error {
+		for _, d := range []string{"/proc", "/dev", "/sys", "/tmp", "/etc"} {
+			if err := os.MkdirAll(lower+d, 0o755); err != nil {
+				return err
 			}
 		}
-	}
-	return 1
+		return nil
+	}}
 }
-
-func prepare() error {
-	for _, d := range []string{vmmRoot, dataDir} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return err
-		}
-	}
-	if err := unix.Mount("/dev/vda", vmmRoot, "ext4", unix.MS_RDONLY, ""); err != nil {
-		return err
-	}
-	dev, err := os.OpenFile("/dev/vdb", os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer dev.Close()
-	if err := ext4.Journaled.Write(dev, [16]byte{1}, nil, true); err != nil {
-		return err
-	}
-	if err := unix.Mount("/dev/vdb", dataDir, "ext4", unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, ""); err != nil {
-		return err
-	}
-	if err := ext4.Grow(dataDir, 2<<30); err != nil {
-		return err
-	}
-	return vmm.AllowKVM()
-}
-
-// plainRootfs is a Rootfs of plain directories; the real one has tests of its own.
-type plainRootfs struct{}
-
-func (plainRootfs) Mount(_ context.Context, flist canon.Hash, target, upper, _ string, idBase uint32) (bool, error) {
-	if upper != "" {
-		return false, fmt.Errorf("a micro-VM's flist is read-only")
-	}
-	lower := fmt.Sprintf("/tmp/lower/%s-%d", flist.Short(), idBase)
-	b, err := os.ReadFile("/bin/payload")
-	if err != nil {
-		return false, err
-	}
-	for _, d := range []string{"", "/bin", "/proc", "/dev", "/sys", "/tmp", "/etc"} {
-		if err := os.MkdirAll(lower+d, 0o755); err != nil {
-			return false, err
-		}
-		if err := os.Chown(lower+d, int(idBase), int(idBase)); err != nil {
-			return false, err
-		}
-	}
-	if err := os.WriteFile(lower+"/bin/payload", b, 0o755); err != nil {
-		return false, err
-	}
-	if err := os.Chown(lower+"/bin/payload", int(idBase), int(idBase)); err != nil {
-		return false, err
-	}
-	return true, unix.Mount(lower, target, "", unix.MS_BIND, "")
-}
-
-func (plainRootfs) Unmount(target string) error {
-	for {
-		err := mount.Unmount(target)
-		if mount.IsNotMounted(err) || os.IsNotExist(err) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-func (plainRootfs) Failure(canon.Hash) (string, string) { return "", "" }
 
 func must(t *testing.T, err error) {
 	t.Helper()
@@ -169,7 +73,7 @@ func must(t *testing.T, err error) {
 func newKind(t *testing.T) *container.Kind {
 	t.Helper()
 	k, err := container.New(container.Config{
-		Data: dataDir + "/workloads", LogBound: 256 << 10, Rootfs: plainRootfs{}, Grace: 20 * time.Second,
+		Data: dataDir + "/workloads", LogBound: 256 << 10, Rootfs: rootfs(), Grace: 20 * time.Second,
 		Backoff:  supervise.Backoff{First: 100 * time.Millisecond, Max: 2 * time.Second, Reset: time.Minute},
 		Machines: &container.Machines{Root: vmmRoot, Vhost: true},
 		Secrets: func(context.Context, workload.Desired, plan.Secret) ([]byte, error) {
@@ -199,6 +103,14 @@ func dump(t *testing.T, k *container.Kind, id workload.ID) {
 	for _, f := range []string{"status.json", "runc.log", "fs-runc.log", "shim.err"} {
 		b, _ := os.ReadFile(filepath.Join(runDir(id), f))
 		t.Logf("%s: %s", f, b)
+	}
+}
+
+// dumpFailed says what is known of a workload when a part of a test has failed, before
+// the next part changes it.
+func dumpFailed(t *testing.T, k *container.Kind, id workload.ID) {
+	if t.Failed() {
+		dump(t, k, id)
 	}
 }
 
@@ -387,12 +299,21 @@ func TestAMachineLives(t *testing.T) {
 		must(t, unix.Kill(before.Shim.PID, unix.SIGKILL))
 		until(t, "the shim's end", func() bool { return !shim.Alive(runDir(d.ID)) })
 		must(t, k.Ensure(timeout(t), d))
+		until(t, "the next shim's reach into the machine", func() bool {
+			conn, err := k.Control(timeout(t), d.ID)
+			if err != nil {
+				return false // it does not listen yet
+			}
+			code, err := control.Ask(timeout(t), conn, control.Request{Verb: control.VerbStatus}, &control.Stats{})
+			return err == nil && code == 0
+		})
 		after := status(t, d.ID)
-		if after.Process != before.Process || after.Shim == before.Shim || after.State != shim.Running {
+		if after.Process != before.Process || after.Shim == before.Shim || after.State != shim.Running || after.Restarts != 0 {
 			t.Errorf("before %+v, after %+v", before, after)
 		}
 	})
 	t.Run("a killed monitor is vmm-died and started again, its data kept", func(t *testing.T) {
+		defer dumpFailed(t, k, d.ID)
 		must(t, unix.Kill(status(t, d.ID).Process.PID, unix.SIGKILL))
 		until(t, "another start", func() bool {
 			st := status(t, d.ID)
@@ -404,6 +325,7 @@ func TestAMachineLives(t *testing.T) {
 		output(t, k, d.ID, "run 2 ")
 	})
 	t.Run("a killed file server ends the machine", func(t *testing.T) {
+		defer dumpFailed(t, k, d.ID)
 		b, err := os.ReadFile(filepath.Join("/sys/fs/cgroup/zos", filepath.Base(runDir(d.ID)), "fs", "cgroup.procs"))
 		must(t, err)
 		var pid int

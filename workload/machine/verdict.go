@@ -16,15 +16,16 @@ const failed = 255
 
 // facts are what was seen of a machine that has ended.
 type facts struct {
-	agent      bool   // it has an agent
-	program    *int   // exit code of its program, as the agent told it
-	startError string // why the program could not be started, as the agent told it
-	guestOOM   bool   // the guest's kernel killed for want of memory
-	fileServer bool   // the file server ended before the monitor
-	hung       bool   // ended because its agent said nothing
-	panicked   bool   // QMP told of a panic
-	begun      bool   // it had begun to run
-	hostOOM    bool   // the node's kernel killed in its cgroup for want of memory
+	agent      bool         // it has an agent
+	program    *int         // exit code of its program, as the agent told it
+	startError string       // why the program could not be started, as the agent told it
+	guestOOM   bool         // the guest's kernel killed for want of memory
+	fileServer bool         // the file server ended before the monitor
+	served     process.Exit // how the file server ended then
+	hung       bool         // ended because its agent said nothing
+	panicked   bool         // QMP told of a panic
+	begun      bool         // it had begun to run
+	hostOOM    bool         // the node's kernel killed in its cgroup for want of memory
 	monitor    process.Exit
 }
 
@@ -52,7 +53,7 @@ func verdict(f facts) shim.Ended {
 	case f.hostOOM:
 		return broken(shim.ReasonOOM, "the machine used more than its memory limit")
 	case f.fileServer:
-		return broken(shim.ReasonVMM, "the file server of its root file system died")
+		return broken(shim.ReasonVMM, "the file server of its root file system died (%s)", f.served)
 	case f.hung:
 		return broken(ReasonHung, "the guest did not answer for too long")
 	case f.panicked:

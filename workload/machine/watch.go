@@ -34,7 +34,8 @@ func (i *instance) watch() {
 			select {
 			case <-vm:
 			case <-time.After(500 * time.Millisecond):
-				i.note(func(f *facts) { f.fileServer = f.program == nil })
+				how := i.exit(i.files.Ref())
+				i.note(func(f *facts) { f.fileServer, f.served = f.program == nil, how })
 			}
 			done = true
 		case <-silent:
@@ -48,21 +49,36 @@ func (i *instance) watch() {
 			done = true
 		}
 	}
-	ctx, cancel := context.WithTimeout(i.ctx, killLimit)
-	defer cancel()
-	_ = i.force(ctx)
-	if i.vm.Wait(ctx) != nil {
-		return // the shim lets go, or the kernel doesn't end it: then there is no end yet
+	for told := false; ; {
+		err := i.bounded(i.force)
+		if i.bounded(i.vm.Wait) == nil {
+			break
+		}
+		if i.ctx.Err() != nil {
+			return // the shim lets go
+		}
+		if !told { // there is no end until the kernel has made one
+			_ = i.engine.ring.Write(logs.Node, fmt.Appendf(nil, "the machine's monitor was killed, and the kernel has not ended it yet: %v\n", err))
+			told = true
+		}
 	}
 	i.note(func(f *facts) {
 		f.monitor = i.exit(i.vm.Ref())
 		f.hostOOM = oomKilled(i.spec)
 		i.ended = verdict(*f)
 	})
-	if i.files != nil && i.files.Wait(ctx) == nil && i.child {
+	if i.files != nil && i.bounded(i.files.Wait) == nil && i.child {
 		shim.Reap(i.files.Ref().PID)
 	}
 	close(i.over)
+}
+
+// bounded calls f with a time limit of its own: what one step used up is not missing
+// to the next.
+func (i *instance) bounded(f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(i.ctx, killLimit)
+	defer cancel()
+	return f(ctx)
 }
 
 func (i *instance) exit(ref process.Ref) process.Exit {
@@ -92,19 +108,15 @@ func ends(ctx context.Context, h *process.Handle) <-chan struct{} {
 	return c
 }
 
-// begin connects with the agent, and tells it what to run unless it has been told.
-// It returns what the program's output comes from.
-func (i *instance) begin(ctx context.Context, adopted bool) (*control.Conn, error) {
-	r := control.Request{Verb: control.VerbAttach}
-	if !adopted {
-		b, err := readBoot(i.engine.dir)
-		if err != nil {
-			return nil, err
-		}
-		b.Time = time.Now().UnixNano()
-		r = control.Request{Verb: control.VerbBoot, Boot: &b}
+// begin connects with the agent, and tells it what to run. It returns what the
+// program's output comes from.
+func (i *instance) begin(ctx context.Context) (*control.Conn, error) {
+	b, err := readBoot(i.engine.dir)
+	if err != nil {
+		return nil, err
 	}
-	out, err := i.reach(ctx, r)
+	b.Time = time.Now().UnixNano()
+	out, err := i.reach(ctx, control.Request{Verb: control.VerbBoot, Boot: &b})
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +125,7 @@ func (i *instance) begin(ctx context.Context, adopted bool) (*control.Conn, erro
 	case err != nil:
 		out.Close()
 		return nil, fmt.Errorf("start the program: %w", err)
-	case t == control.FrameError && !adopted:
+	case t == control.FrameError:
 		out.Close()
 		return nil, control.Failure(payload)
 	}

@@ -5,30 +5,25 @@ package network
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/zero-os/zos/canon"
 	"github.com/zero-os/zos/contract"
-	"github.com/zero-os/zos/linux/ext4"
-	"github.com/zero-os/zos/linux/mount"
 	"github.com/zero-os/zos/network/wireguard"
 	"github.com/zero-os/zos/spec/plan"
+	"github.com/zero-os/zos/vmtest/asnode"
 	"github.com/zero-os/zos/workload"
 	"github.com/zero-os/zos/workload/container"
 	"github.com/zero-os/zos/workload/logs"
 )
 
-const dataDir = "/data"
+const dataDir = asnode.DataDir
 
 // images are root file systems of the payload; the image is named by the first
 // word of a container's WorkDir, which is all that a test's plan can say of it.
@@ -51,69 +46,27 @@ var images = map[string]func(root string) error{
 	},
 }
 
-// imageRootfs mounts them.
-type imageRootfs struct{ byFlist map[canon.Hash]string }
-
-func (r imageRootfs) Mount(_ context.Context, flist canon.Hash, target, upper, work string, idBase uint32) (bool, error) {
-	lower := fmt.Sprintf("/tmp/lower/%s-%d", flist.Short(), idBase)
-	if err := os.MkdirAll(lower+"/bin", 0o755); err != nil {
-		return false, err
-	}
-	b, err := os.ReadFile("/bin/payload")
-	if err != nil {
-		return false, err
-	}
-	if err := os.WriteFile(lower+"/bin/payload", b, 0o755); err != nil {
-		return false, err
-	}
-	if err := images[r.byFlist[flist]](lower); err != nil && !os.IsExist(err) {
-		return false, err
-	}
-	for _, d := range []string{upper, work} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return false, err
+// rootfs mounts them.
+func rootfs(byFlist map[canon.Hash]string) asnode.Rootfs {
+	return asnode.Rootfs{Program: "/bin/payload", Prepare: func(flist canon.Hash, lower string) error {
+		if err := images[byFlist[flist]](lower); !os.IsExist(err) {
+			return err
 		}
-	}
-	for _, tree := range []string{lower, upper} {
-		err := filepath.WalkDir(tree, func(p string, _ os.DirEntry, err error) error {
-			if err != nil {
-				return err
-			}
-			return os.Lchown(p, int(idBase), int(idBase))
-		})
-		if err != nil {
-			return false, err
-		}
-	}
-	return true, mount.Overlay(mount.OverlaySpec{Lower: []string{lower}, Upper: upper, Work: work, NoDev: true}, target)
-}
-
-func (imageRootfs) Unmount(target string) error { return unmountAll(target) }
-
-func (imageRootfs) Failure(canon.Hash) (string, string) { return "", "" }
-
-func mountData(t *testing.T) {
-	t.Helper()
-	dev, err := os.OpenFile("/dev/vda", os.O_RDWR, 0)
-	must(t, err)
-	defer dev.Close()
-	must(t, ext4.Journaled.Write(dev, [16]byte{1}, nil, true))
-	must(t, os.MkdirAll(dataDir, 0o755))
-	must(t, unix.Mount("/dev/vda", dataDir, "ext4", unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, ""))
-	must(t, ext4.Grow(dataDir, 1<<30))
+		return nil // mounted before
+	}}
 }
 
 // TestInContainers: real containers under the node's kernel reach each other in
 // their networks, whatever their images made of /etc, and are nobody there.
 func TestInContainers(t *testing.T) {
-	mountData(t)
+	must(t, asnode.MountData("/dev/vda", 1<<30))
 	w := newWorld(t, "a")
 	m := w.nodes["a"]
 	m.run = "/run/zos/netns" // as on a node, where everybody passes
 	must(t, m.kind.Close())
 	m.open(t, w)
 	d := w.deploy("d", "front", "10.20.0.0/16", "a").network("back", "10.30.0.0/16", "a")
-	rootfs := imageRootfs{map[canon.Hash]string{}}
+	byFlist := map[canon.Hash]string{}
 	kinds := []string{"plain", "absolute", "etc"}
 	d.add("web", "a", 2, allow(rule("tcp", 80, 80)))
 	for i, image := range kinds {
@@ -123,7 +76,7 @@ func TestInContainers(t *testing.T) {
 	p := d.plan()
 	web := d.members[0].at[0]
 	k, err := container.New(container.Config{
-		Data: dataDir + "/workloads", Grace: time.Second, LogBound: 256 << 10, Rootfs: rootfs, Networks: m.kind, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Data: dataDir + "/workloads", Grace: time.Second, LogBound: 256 << 10, Rootfs: rootfs(byFlist), Networks: m.kind, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	must(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
@@ -144,7 +97,7 @@ func TestInContainers(t *testing.T) {
 		c, err := plan.DecodeContainer(p.Workloads[at].Config)
 		must(t, err)
 		c.Flist = canon.Sum([]byte(image))
-		rootfs.byFlist[c.Flist] = image
+		byFlist[c.Flist] = image
 		c.Args = append([]string{"/bin/payload"}, args...)
 		c.Env = []string{"GODEBUG=netdns=go"}
 		p.Workloads[at].Config, err = c.Encode()

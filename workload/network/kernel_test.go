@@ -4,9 +4,6 @@ package network
 
 import (
 	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -18,13 +15,6 @@ import (
 // TestInTheNodesKernel runs kernel_invm_test.go, with the real runc and shim, and
 // those of the other tests that say most about a kernel.
 func TestInTheNodesKernel(t *testing.T) {
-	disk := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(disk, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(disk, 1<<30); err != nil {
-		t.Fatal(err)
-	}
 	run := os.Getenv("ZOS_INVM_RUN")
 	if run == "" {
 		run = "InContainers|NoForged|Fragments|Bandwidth|ADevice|Revoked|WayIn"
@@ -33,32 +23,15 @@ func TestInTheNodesKernel(t *testing.T) {
 		Run: run,
 		// As a node: all of these before the kernel is sealed, none later.
 		Modules:  append(append(firewall.Modules(), Modules()...), "overlay", "loop"),
-		Disks:    []qemu.Disk{{Path: disk}},
+		Disks:    []qemu.Disk{{Path: vmtest.BlankDisk(t, 1<<30)}},
 		MemoryMB: 768,
-		Cmdline:  "lockdown=integrity module.sig_enforce=1",
+		Cmdline:  vmtest.NodeCmdline,
 		Files: map[string]string{
-			"/bin/runc":     buildRunc(t),
-			"/bin/zos-shim": vmtest.BuildStatic(t, "github.com/zero-os/zos/cmd/zos-shim"),
+			"/bin/runc":     vmtest.BuildRunc(t),
+			"/bin/zos-shim": vmtest.BuildShim(t),
 			"/bin/payload":  vmtest.BuildStatic(t, "./testdata/payload"),
 		},
 		Timeout: 6 * time.Minute,
 	})
-	for line := range strings.Lines(console) {
-		if strings.Contains(line, "--- PASS") {
-			t.Log(strings.TrimSpace(line))
-		}
-	}
-}
-
-// buildRunc compiles runc as releases do: with seccomp, which needs cgo, and static.
-func buildRunc(t *testing.T) string {
-	t.Helper()
-	out := filepath.Join(t.TempDir(), "runc")
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "seccomp osusergo netgo",
-		"-ldflags", "-s -w -extldflags -static", "-o", out, "github.com/opencontainers/runc")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
-	if b, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build runc: %v (run: make deps)\n%s", err, b)
-	}
-	return out
+	vmtest.Report(t, console)
 }

@@ -8,43 +8,30 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/zero-os/zos/linux/cgroup"
+	"github.com/zero-os/zos/linux/process"
 )
 
-// Launch starts a shim for dir that nobody waits for: the program at path starts
-// itself once more in a session of its own and leaves that to process 1. It
-// returns as soon as the second one exists.
-func Launch(ctx context.Context, path, dir string) error {
-	ctx, cancel := context.WithTimeout(ctx, commandLimit)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, path, "launch", dir).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("launch shim %s: %w: %s", path, err, oneLine(string(out)))
-	}
-	return nil
-}
-
-// LockFD is the file descriptor on which Daemonise hands over the lock.
+// LockFD is the file descriptor on which Launch hands over the directory's lock.
 const LockFD = 3
 
-// Daemonise is the first of the two processes of Launch: it takes the directory's
-// lock, starts this program as "run dir" with it and returns at once. ErrLocked if
-// a shim runs there already.
-func Daemonise(dir string) error {
-	self, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("launch shim: %w", err)
-	}
+// Launch starts the program at path as the shim of dir, in a session of its own and in
+// group; "" leaves it in the caller's. It outlives the caller. ErrLocked if a shim runs
+// there already.
+func Launch(path, dir string, group cgroup.Group) error {
+	failed := func(err error) error { return fmt.Errorf("launch shim %s: %w", path, err) }
 	held, err := takeLock(dir)
 	if err != nil {
-		return fmt.Errorf("launch shim: %w", err)
+		return failed(err)
 	}
 	defer held.Close()
 	errs, err := os.OpenFile(filepath.Join(dir, errFile), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return fmt.Errorf("launch shim: %w", err)
+		return failed(err)
 	}
 	defer errs.Close()
-	cmd := exec.Command(self, "run", dir)
+	cmd := exec.Command(path, dir)
 	cmd.Stderr = errs
 	cmd.ExtraFiles = []*os.File{held}
 	cmd.Dir = "/"
@@ -52,10 +39,31 @@ func Daemonise(dir string) error {
 	// this is most of what a node spends on a workload besides the workload.
 	cmd.Env = []string{"GOMAXPROCS=1", "GOGC=50", "GODEBUG=disablethp=1", "PATH=/bin"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("launch shim: %w", err)
+	if group != "" {
+		g, err := os.Open(string(group))
+		if err != nil {
+			return failed(err)
+		}
+		defer g.Close()
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(g.Fd())
 	}
+	if err := cmd.Start(); err != nil {
+		return failed(err)
+	}
+	go collect(cmd)
 	return nil
+}
+
+// collect waits for a shim that ends before this process does; after it process 1
+// would. Wait of os/exec alone would hold a thread for as long as the shim lives.
+func collect(cmd *exec.Cmd) {
+	if ref, err := process.Of(cmd.Process.Pid); err == nil {
+		if h, err := ref.Open(); err == nil {
+			_ = h.Wait(context.Background())
+			h.Close()
+		}
+	}
+	_ = cmd.Wait()
 }
 
 // Await polls dir until done says that the status is what the caller waits for, the

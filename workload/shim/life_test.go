@@ -361,6 +361,38 @@ func TestJobEndsWhenItsPolicyIsSatisfied(t *testing.T) {
 	}
 }
 
+// A full disk costs no one's end: it stands in memory, and is written when there is room.
+func TestEndIsKeptUntilItCanBeWritten(t *testing.T) {
+	dir := t.TempDir()
+	final := filepath.Join(dir, "final")
+	if err := os.MkdirAll(filepath.Join(final, "in-the-way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	job := Life{Restart: "never"}
+	p := &puppet{at: exits(5)}
+	w := beginIn(t, dir, p, job)
+	st := w.until("over", func(s Status) bool { return s.State == Over })
+	if st.Exit.Code != 5 {
+		t.Errorf("%+v", st)
+	}
+	if _, err := w.ask(control.Request{Verb: control.VerbRestart}, nil); problem.Code(err) != CodeNotRunning {
+		t.Errorf("restart of what has ended: %v", err)
+	}
+	w.stop() // ended from outside before it could write
+	w.end()
+	again := &puppet{}
+	w = beginIn(t, dir, again, job, st)
+	w.until("over still", func(s Status) bool { return s.State == Over })
+	if err := os.RemoveAll(final); err != nil {
+		t.Fatal(err)
+	}
+	w.end()
+	var written Status
+	if err := ReadJSON(final, &written); err != nil || written.State != Over || written.Exit.Code != 5 || again.count() != 0 {
+		t.Errorf("%+v, %v, and %d starts by the second shim", written, err, again.count())
+	}
+}
+
 func TestAttemptsRunOutAndAHandStartsItAgain(t *testing.T) {
 	p := &puppet{at: exits(3)}
 	w := begin(t, p, Life{Restart: "always", Attempts: 4})
@@ -487,6 +519,29 @@ func TestEveryLeftStateIsGoneOnFrom(t *testing.T) {
 				t.Errorf("%s, there: %t: %+v", state, there, st)
 			}
 		}
+	}
+}
+
+// A job that runs and that no new shim can reach is ended, which its policy judges: it
+// is not run a second time behind everybody's back.
+func TestWhatCannotBeTakenOverHasEnded(t *testing.T) {
+	for policy, starts := range map[string]int{"never": 0, "always": 1} {
+		self, err := process.Of(os.Getpid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &puppet{}
+		w := begin(t, p, Life{Restart: policy}, Status{Plan: "p", State: Running, Process: self, Started: time.Now()})
+		w.until(policy, func(s Status) bool {
+			return s.Reason == ReasonExited && s.Restarts == starts && (s.State == Running || s.State == Over)
+		})
+		if p.count() != starts {
+			t.Errorf("%s: %d starts, want %d", policy, p.count(), starts)
+		}
+		if policy == "always" {
+			w.stop()
+		}
+		w.end()
 	}
 }
 

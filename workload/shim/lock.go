@@ -42,7 +42,7 @@ func relock(f *os.File) error {
 	return nil
 }
 
-// inheritLock makes file descriptor fd, inherited from Daemonise, the lock of dir.
+// inheritLock makes file descriptor fd, inherited from Launch, the lock of dir.
 func inheritLock(dir string, fd uintptr) (*os.File, error) {
 	f := os.NewFile(fd, lockFile)
 	if f == nil {

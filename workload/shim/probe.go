@@ -1,11 +1,9 @@
 package shim
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"runtime"
@@ -16,10 +14,8 @@ import (
 
 	"github.com/zero-os/zos/linux/process"
 	"github.com/zero-os/zos/workload/control"
+	"github.com/zero-os/zos/workload/health"
 )
-
-// maxStatusLine bounds what a check by HTTP reads of an answer.
-const maxStatusLine = 4 << 10
 
 // networkOf opens the network namespace of a process.
 func networkOf(ref process.Ref) (*os.File, error) {
@@ -63,7 +59,7 @@ func checkAddress(ctx context.Context, namespace string, to unix.Sockaddr, p con
 	defer stop()
 	err = connect(f, to)
 	if err == nil && p.Kind == "http" {
-		err = askHTTP(f, p)
+		err = health.HTTP(f, net.JoinHostPort("localhost", strconv.Itoa(int(p.Port))), p.Path)
 	}
 	if err != nil && ctx.Err() != nil {
 		return fmt.Errorf("port %d: %w", p.Port, context.Cause(ctx))
@@ -135,37 +131,4 @@ func connect(f *os.File, to unix.Sockaddr) error {
 		return true
 	})
 	return errors.Join(err, result)
-}
-
-// askHTTP is healthy if GET is answered by 200 to 399. It reads the first line alone.
-func askHTTP(f io.ReadWriter, p control.Probe) error {
-	host := net.JoinHostPort("localhost", strconv.Itoa(int(p.Port)))
-	if _, err := fmt.Fprintf(f, "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: zos-health\r\nAccept: */*\r\nConnection: close\r\n\r\n", p.Path, host); err != nil {
-		return err
-	}
-	line := make([]byte, 0, 256)
-	for buf := make([]byte, 256); len(line) < maxStatusLine; {
-		n, err := f.Read(buf)
-		line = append(line, buf[:n]...)
-		if i := bytes.IndexByte(line, '\n'); i >= 0 {
-			return judgeHTTP(bytes.TrimRight(line[:i], "\r"))
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return errors.New("answered with no HTTP")
-}
-
-func judgeHTTP(line []byte) error {
-	version, rest, _ := bytes.Cut(line, []byte{' '})
-	digits, _, _ := bytes.Cut(rest, []byte{' '})
-	code, err := strconv.ParseUint(string(digits), 10, 16)
-	switch {
-	case !bytes.HasPrefix(version, []byte("HTTP/1.")) || len(digits) != 3 || err != nil:
-		return fmt.Errorf("answered with %.40q, which is no HTTP", line)
-	case code < 200 || code > 399:
-		return fmt.Errorf("answered with status %d", code)
-	}
-	return nil
 }

@@ -117,38 +117,3 @@ func TestChecksLookFromInsideTheNamespace(t *testing.T) {
 		}
 	})
 }
-
-func TestStatusLineTruthTable(t *testing.T) {
-	for line, healthy := range map[string]bool{
-		"HTTP/1.1 200 OK": true, "HTTP/1.0 399 X": true, "HTTP/1.1 200": true, "HTTP/1.1 199 X": false, "HTTP/1.1 400 X": false, "HTTP/1.1 500 X": false,
-		"": false, "HTTP/1.1": false, "HTTP/1.1 2000 X": false, "HTTP/1.1 abc X": false, "SSH-2.0-x 200 ": false, "HTTP/2 200": false,
-	} {
-		if err := judgeHTTP([]byte(line)); (err == nil) != healthy {
-			t.Errorf("%q: %v", line, err)
-		}
-	}
-	if err := askHTTP(struct {
-		io.Reader
-		io.Writer
-	}{endlessX{}, io.Discard}, control.Probe{Port: 1, Path: "/"}); err == nil {
-		t.Error("an answer without a line is healthy")
-	}
-}
-
-type endlessX struct{}
-
-func (endlessX) Read(b []byte) (int, error) {
-	for i := range b {
-		b[i] = 'x'
-	}
-	return len(b), nil
-}
-
-func FuzzStatusLine(f *testing.F) {
-	f.Add([]byte("HTTP/1.1 200 OK"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if judgeHTTP(b) == nil && !strings.HasPrefix(string(b), "HTTP/1.") {
-			t.Error("no HTTP, and healthy")
-		}
-	})
-}

@@ -221,7 +221,7 @@ func (c *container) Probe(ctx context.Context, p control.Probe) error {
 // Stats implements Instance.
 func (c *container) Stats(context.Context) (control.Stats, error) {
 	g := c.group.Stats()
-	rx, tx := traffic(fmt.Sprintf("/proc/%d/net/dev", c.Process().PID))
+	rx, tx := Traffic(fmt.Sprintf("/proc/%d/net/dev", c.Process().PID))
 	return control.Stats{
 		CPUMicros: g.CPUMicros, Throttled: g.Throttled, Memory: g.Memory, MemoryCache: g.Cache, MemoryLimit: g.MemoryMax,
 		PIDs: g.PIDs, OOMKills: g.OOMKills, ReadBytes: g.ReadBytes, WriteBytes: g.WriteBytes,
@@ -229,8 +229,9 @@ func (c *container) Stats(context.Context) (control.Stats, error) {
 	}, nil
 }
 
-// traffic adds up a /proc/PID/net/dev, without the loopback device.
-func traffic(path string) (received, sent uint64) {
+// Traffic adds up what the workload's own devices, eth0 and so on, have received and
+// sent by the /proc/PID/net/dev at path, in bytes; zeros if it can't be read.
+func Traffic(path string) (received, sent uint64) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return 0, 0
@@ -238,7 +239,7 @@ func traffic(path string) (received, sent uint64) {
 	for line := range strings.Lines(string(b)) {
 		name, rest, ok := strings.Cut(line, ":")
 		f := strings.Fields(rest)
-		if !ok || len(f) < 9 || strings.TrimSpace(name) == "lo" {
+		if !ok || len(f) < 9 || !strings.HasPrefix(strings.TrimSpace(name), "eth") {
 			continue
 		}
 		rx, _ := strconv.ParseUint(f[0], 10, 64)

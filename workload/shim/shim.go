@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zero-os/zos/linux/process"
+	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/workload/logs"
 )
 
@@ -112,7 +113,13 @@ func (s *shim) close() {
 
 // keep runs instances until the workload's policy or ctx ends it.
 func (s *shim) keep(ctx context.Context) error {
-	if s.status.State == Exhausted { // an earlier shim found so
+	switch s.status.State { // an earlier shim found so
+	case Over:
+		if err := s.clean(); err != nil {
+			return err
+		}
+		return s.over(ctx)
+	case Exhausted:
 		if err := s.clean(); err != nil {
 			return err
 		}
@@ -142,7 +149,8 @@ func (s *shim) keep(ctx context.Context) error {
 		var pause time.Duration
 		switch decide(s.life(), o, s.status.Failures) {
 		case over:
-			return s.over()
+			s.remark("%s", s.status.Detail)
+			return s.over(ctx)
 		case atOnce:
 			s.status.Pauses, pause = 0, 0
 			err = s.set(Starting)
@@ -198,7 +206,8 @@ func (s *shim) pause(ctx context.Context, c <-chan time.Time) bool {
 }
 
 // adopt finds the instance that an earlier shim of this directory left. If that
-// has ended meanwhile, it notes how; what is left of it is cleared away.
+// has ended meanwhile or can't be taken over, it notes how it ended; what is left of it
+// is cleared away.
 func (s *shim) adopt(ctx context.Context) (c Instance, ended bool, err error) {
 	known, was := s.status.Process, s.status.State
 	c, err = s.engine.Adopt(ctx, s.spec, known)
@@ -211,11 +220,17 @@ func (s *shim) adopt(ctx context.Context) (c Instance, ended bool, err error) {
 		}
 		return c, false, s.runs(c, was == Ending && s.status.Cause != "")
 	}
-	if (was == Running || was == Ending) && !known.IsZero() && !known.Alive() {
-		s.ended(s.engine.Missed(ctx, s.spec, known))
-		ended = true
+	if (was != Running && was != Ending) || known.IsZero() {
+		return nil, false, s.clean()
 	}
-	return nil, ended, s.clean()
+	// One that is there and can't be taken over is ended, which is an end like any other.
+	if known.Alive() {
+		if err := s.clean(); err != nil {
+			return nil, false, err
+		}
+	}
+	s.ended(s.engine.Missed(ctx, s.spec, known))
+	return nil, true, s.clean()
 }
 
 // start makes the engine start an instance. It returns nil if that failed: then nothing
@@ -308,21 +323,49 @@ func (s *shim) clean() error {
 	pids, cerr := process.Children()
 	for _, pid := range pids {
 		_ = unix.Kill(pid, unix.SIGKILL)
-		_, _ = unix.Wait4(pid, nil, 0, nil)
+		for {
+			if n, werr := unix.Wait4(pid, nil, unix.WNOHANG, nil); n != 0 || werr != nil && !errors.Is(werr, unix.EINTR) {
+				break
+			}
+			if ctx.Err() != nil {
+				return errors.Join(err, cerr, fmt.Errorf("end process %d that the workload left: the kernel has not ended it in a minute", pid))
+			}
+			time.Sleep(time.Millisecond)
+		}
 	}
 	return errors.Join(err, cerr)
 }
 
-// over records a container that its policy does not start again.
-func (s *shim) over() error {
-	s.remark("%s", s.status.Detail)
-	s.status.State = Over
-	if s.spec.Final != "" {
-		if err := WriteJSON(s.spec.Final, s.status); err != nil {
-			return err
-		}
+// finalPause is from one attempt to write the last status to the next.
+const finalPause = 500 * time.Millisecond
+
+// over records a workload that its policy does not start again: in memory, where who
+// looks finds it, and then for after a reboot, as soon as the disk has room for it.
+func (s *shim) over(ctx context.Context) error {
+	if err := s.set(Over); err != nil || s.spec.Final == "" {
+		return err
 	}
-	return s.set(Over)
+	for told := false; ; {
+		err := WriteJSON(s.spec.Final, s.status)
+		if err == nil {
+			return nil
+		}
+		if !told {
+			s.remark("how it ended can't be written to the node's disk yet: %v", err)
+			told = true
+		}
+		timer := time.NewTimer(finalPause)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+			continue
+		case a := <-s.asks:
+			a.done <- answer{err: problem.New(CodeNotRunning, "the workload has ended")}
+			continue
+		}
+		timer.Stop()
+		return nil
+	}
 }
 
 func (s *shim) stopped() error {

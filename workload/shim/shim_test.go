@@ -272,3 +272,23 @@ func TestStateOfAContainer(t *testing.T) {
 		}
 	}
 }
+
+func TestTrafficIsOfTheWorkloadsOwnDevices(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "dev")
+	text := "Inter-|   Receive                                                |  Transmit\n" +
+		" face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n" +
+		"    lo:     700       7    0    0    0     0          0         0      700       7    0    0    0     0       0          0\n" +
+		"  eth0:    1000      10    0    0    0     0          0         0      200       2    0    0    0     0       0          0\n" +
+		"  tap0:     200       2    0    0    0     0          0         0     1000      10    0    0    0     0       0          0\n" +
+		"  eth1:      50       1    0    0    0     0          0         0        5       1    0    0    0     0       0          0\n" +
+		"  eth2: short\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if rx, tx := Traffic(path); rx != 1050 || tx != 205 {
+		t.Errorf("received %d and sent %d, want 1050 and 205", rx, tx)
+	}
+	if rx, tx := Traffic(path + ".none"); rx != 0 || tx != 0 {
+		t.Errorf("without a file: %d and %d", rx, tx)
+	}
+}

@@ -76,8 +76,8 @@ func (p *pump) copy() {
 	defer close(p.done)
 	buf := make([]byte, readSize)
 	begun := false
-	var spent, drained int64
-	window := time.Now()
+	var drained int64
+	pace := pace{rate: p.rate}
 	for {
 		p.mu.Lock()
 		stopping := p.stop
@@ -94,7 +94,6 @@ func (p *pump) copy() {
 		if n > 0 {
 			_ = p.ring.Write(p.stream, buf[:n])
 			begun = buf[n-1] != '\n'
-			spent += int64(n)
 		}
 		if stopping {
 			// More than a pipe can hold was written after the end was asked for.
@@ -112,14 +111,54 @@ func (p *pump) copy() {
 			}
 			continue
 		}
-		if spent < p.rate {
-			continue
+		if wait := pace.took(time.Now(), n, processorTime()); wait > 0 && !stopping {
+			time.Sleep(wait)
 		}
-		if used := time.Since(window); used < time.Second && !stopping {
-			time.Sleep(time.Second - used)
-		}
-		spent, window = 0, time.Now()
 	}
+}
+
+// burst is how many bytes are taken at once from a container that was quiet before.
+const burst = 128 << 10
+
+// share is the part of a processor, one of so many, that a shim spends on output, and
+// rest the longest that it pauses for that at a time. The workload's own limit does not
+// bound what its shim does for it; on a fast machine the bytes are the tighter bound.
+const (
+	share = 20
+	rest  = 500 * time.Millisecond
+)
+
+// pace spreads work evenly: what a second may hold, done at its beginning, is a pause of
+// a tenth of a second for whoever else needs the processor.
+type pace struct {
+	rate  int64         // bytes a second
+	due   time.Time     // when all that was taken would have been, at that rate
+	spent time.Duration // processor time of this process, at the last call
+}
+
+// took notes that n bytes were taken at now, when this process has used so much
+// processor time in all, and returns how long to wait before more is taken.
+func (p *pace) took(now time.Time, n int, used time.Duration) time.Duration {
+	spread := func(bytes int64) time.Duration { return time.Duration(bytes * int64(time.Second) / p.rate) }
+	if from := now.Add(-spread(burst)); p.due.Before(from) {
+		p.due = from
+	}
+	p.due = p.due.Add(spread(int64(n)))
+	wait := p.due.Sub(now)
+	if p.spent > 0 {
+		wait = max(wait, min((share-1)*(used-p.spent), rest))
+	}
+	p.spent = used
+	return wait
+}
+
+// processorTime is what this process has used.
+func processorTime() time.Duration {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // close takes what the FIFO still holds and ends the copying.

@@ -7,10 +7,13 @@ import (
 	"testing"
 
 	"github.com/zero-os/zos/canon"
+	"github.com/zero-os/zos/cloudinit"
 	"github.com/zero-os/zos/problem"
 	"github.com/zero-os/zos/spec/plan"
+	"github.com/zero-os/zos/vmm"
 	"github.com/zero-os/zos/workload"
 	"github.com/zero-os/zos/workload/container"
+	"github.com/zero-os/zos/workload/control"
 )
 
 func example() plan.VM {
@@ -55,6 +58,62 @@ func TestWhatNoNodeCanRunIsRefused(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// FuzzDecode: what is accepted of a plan makes a command line of the kernel, a seed and
+// disks within their limits.
+func FuzzDecode(f *testing.F) {
+	add := func(m plan.VM, disk uint64) {
+		b, err := canon.Marshal(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b, disk)
+	}
+	m := example()
+	add(m, 1<<30)
+	m.Cmdline, m.Keys, m.UserData = "quiet", []string{"ssh-ed25519 AAAA ada"}, []byte("#cloud-config\n")
+	m.Secrets = []plan.Secret{{Name: "pw", Path: "/run/pw", Epoch: 1, Sealed: make([]byte, 1300)}}
+	add(m, 1<<20)
+	f.Add([]byte{0xa0}, uint64(0))
+	f.Fuzz(func(t *testing.T, config []byte, disk uint64) {
+		if len(config) > plan.MaxSize {
+			return
+		}
+		d := workload.Desired{
+			ID:   workload.ID{Contract: canon.Sum([]byte("contract")), Name: "box"},
+			Plan: plan.Workload{Name: "box", Kind: plan.KindVM, Resources: plan.Resources{CPU: 1000, Memory: 512 << 20, Disk: disk, PIDs: 128}, Config: config},
+		}
+		p, err := form{}.Decode(d)
+		if err != nil {
+			if problem.Code(err) != container.CodeInvalid {
+				t.Errorf("code %q of %v", problem.Code(err), err)
+			}
+			return
+		}
+		m := p.Config.(plan.VM)
+		left, err := layer(m, d.Plan.Resources)
+		if err != nil || left > disk {
+			t.Errorf("a layer of %d bytes of a disk of %d, %v", left, disk, err)
+		}
+		c := vmm.Config{
+			Name: d.ID.Name, Accel: vmm.KVM, Board: vmm.Q35, Memory: 256 << 20, CPUs: 1, QMP: 3,
+			Kernel: &vmm.Kernel{Image: "/boot/vmlinuz", Cmdline: cmdline(m)},
+		}
+		for i, disk := range m.Disks {
+			c.Disks = append(c.Disks, vmm.Disk{Serial: disk.Serial, File: vmm.FD(4 + i)})
+		}
+		if err := c.Check(); err != nil {
+			t.Errorf("a valid plan's machine: %v", err)
+		}
+		s := cloudinit.Seed{Instance: instance(d.ID, m), Hostname: d.ID.Name, Keys: m.Keys, UserData: m.UserData}
+		for _, secret := range m.Secrets {
+			s.Files = append(s.Files, control.File{Path: secret.Path, Mode: 0o400, Content: []byte("opened")})
+		}
+		if _, err := s.Image(); err != nil {
+			t.Errorf("a valid plan's seed: %v", err)
+		}
+	})
 }
 
 func TestTheLifeAloneIsNoNewMachine(t *testing.T) {

@@ -2,6 +2,8 @@
 # Runs a container inside this workload, by the very runc that nodes have: it is
 # root of the micro-VM, so the container has its own namespaces and a cgroup.
 set -eu
+# What runc wrote down of a container that ended with the machine before this one.
+rm -rf /run/inner
 mkdir -p /run/inner
 if ! grep -q ' /sys/fs/cgroup cgroup2 ' /proc/mounts; then
 	mount -t cgroup2 cgroup2 /sys/fs/cgroup

@@ -27,10 +27,7 @@ func main() {
 	case "look":
 		look()
 	case "exit":
-		n, _ := strconv.Atoi(args[0])
-		fmt.Println("out")
-		fmt.Fprintln(os.Stderr, "err")
-		os.Exit(n)
+		leave(args[0])
 	case "kill":
 		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
 	case "serve":
@@ -40,6 +37,11 @@ func main() {
 		for i := range n {
 			fmt.Printf("line %08d\n", i)
 		}
+	case "leave": // a child of its own behind
+		cmd := exec.Command("/program", "sleep")
+		cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+		check(cmd.Start())
+		fmt.Println("left one")
 	case "zeros":
 		n, _ := strconv.Atoi(args[0])
 		_, _ = os.Stdout.Write(make([]byte, n))
@@ -55,8 +57,11 @@ func main() {
 		}
 	case "cat":
 		_, _ = io.Copy(os.Stdout, os.Stdin)
-	case "write":
+	case "write": // and ends with the exit code that it is told
 		check(os.WriteFile(args[0], []byte(args[1]), 0o644))
+		if len(args) > 2 {
+			leave(args[2])
+		}
 	case "read":
 		b, err := os.ReadFile(args[0])
 		check(err)
@@ -97,6 +102,14 @@ func main() {
 		fmt.Println("started", len(started) < 200)
 	case "sleep":
 		time.Sleep(time.Hour)
+	case "running": // what each process of this world was started as
+		all, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		check(err)
+		for _, f := range all {
+			if b, _ := os.ReadFile(f); len(b) > 0 {
+				fmt.Println(strings.Join(strings.Split(strings.TrimRight(string(b), "\x00"), "\x00"), " "))
+			}
+		}
 	case "mount":
 		check(unix.Mount("tmpfs", "/mnt", "tmpfs", 0, ""))
 		check(os.Mkdir("/sys/fs/cgroup/inner", 0o755))
@@ -109,6 +122,13 @@ func main() {
 	}
 }
 
+func leave(code string) {
+	n, _ := strconv.Atoi(code)
+	fmt.Println("out")
+	fmt.Fprintln(os.Stderr, "err")
+	os.Exit(n)
+}
+
 func check(err error) {
 	if err != nil {
 		fmt.Println("failed:", err)
@@ -117,6 +137,26 @@ func check(err error) {
 }
 
 func serve() {
+	// It is process 1 of its world: what others leave behind stays a zombie, and counts
+	// to the limit, until it is collected here.
+	ended, told := make(chan os.Signal, 1), make(chan os.Signal, 1)
+	signal.Notify(ended, unix.SIGCHLD)
+	signal.Notify(told, unix.SIGUSR1, unix.SIGTERM)
+	go func() {
+		for s := range told {
+			fmt.Println("told", s)
+			if s == unix.SIGTERM {
+				os.Exit(3)
+			}
+		}
+	}()
+	go func() {
+		for range ended {
+			for pid := 1; pid > 0; {
+				pid, _ = unix.Wait4(-1, nil, unix.WNOHANG, nil)
+			}
+		}
+	}()
 	l, err := net.Listen("tcp", "127.0.0.1:8080")
 	check(err)
 	http.HandleFunc("/good", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +32,23 @@ func asked(verb string, args []string) {
 		<-got
 		fmt.Println("asked to end")
 		os.Exit(7)
+	case "diary": // writes a line at every start, and ends in another way each time
+		f, err := os.OpenFile(args[0], os.O_APPEND|os.O_CREATE|os.O_RDWR, 0o600)
+		if err == nil {
+			_, err = f.WriteString("a line of its own\n")
+		}
+		b, rerr := os.ReadFile(args[0])
+		n := strings.Count(string(b), "\n")
+		fmt.Println("diary", n, err, rerr)
+		switch n {
+		case 1, 2:
+			os.Exit(3)
+		case 3:
+			hog()
+		case 4:
+			panic("at the fourth start")
+		}
+		time.Sleep(time.Hour)
 	case "cat":
 		for _, f := range args {
 			b, err := os.ReadFile(f)

@@ -1,5 +1,5 @@
-// Package cgroup reads, kills and removes cgroups of version 2. It creates no
-// limits: the container runtime does that from its configuration.
+// Package cgroup reads, kills and removes cgroups of version 2, and puts one behind the
+// others. It creates no limits: the container runtime does that from its configuration.
 package cgroup
 
 import (
@@ -76,12 +76,35 @@ func (g Group) Event(file, key string) uint64 {
 // Populated tells whether a process lives in the group or below it.
 func (g Group) Populated() bool { return g.Event("cgroup.events", "populated") == 1 }
 
+// SetIdle puts the group behind all others that want a processor, which it gets when
+// those leave it, or takes it back among them (cpu.idle of
+// Documentation/scheduler/sched-design-CFS.rst). Where the group or the controller is
+// missing there is nothing to do.
+func (g Group) SetIdle(idle bool) error {
+	value := "0"
+	if idle {
+		value = "1"
+	}
+	err := os.WriteFile(filepath.Join(string(g), "cpu.idle"), []byte(value), 0)
+	// The kernel refuses to make the file: what has no controller has no such file.
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("set the share of cgroup %s: %w", g, err)
+	}
+	return nil
+}
+
+// Idle tells whether the group is behind the others, as SetIdle says.
+func (g Group) Idle() bool {
+	s, err := g.Read("cpu.idle")
+	return err == nil && s == "1"
+}
+
 // Kill sends SIGKILL to every process of the group and below, in one step that
 // forks can't outrun, and waits until none is left. A missing group is no error.
 func (g Group) Kill(ctx context.Context) error {
 	// One that is idle would give its memory back behind everything that computes. What
 	// has no such file has no share to be without either.
-	_ = os.WriteFile(filepath.Join(string(g), "cpu.idle"), []byte("0"), 0)
+	_ = g.SetIdle(false)
 	err := os.WriteFile(filepath.Join(string(g), "cgroup.kill"), []byte("1"), 0)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
 		return nil

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -77,16 +75,20 @@ func (w *Watch) Look(now time.Time) error {
 		if !ok {
 			continue
 		}
-		is := group{used: g.Event("cpu.stat", "usage_usec"), at: now}
+		is := group{used: g.Event("cpu.stat", "usage_usec"), at: now, state: state{yields: g.Idle()}}
 		was, known := w.known[name]
-		if known && is.used >= was.used && now.After(was.at) { // else another of its name
+		switch {
+		case known && is.used >= was.used && is.state.yields == was.state.yields && now.After(was.at):
 			is.state = was.state.next(float64(is.used-was.used) / float64(now.Sub(was.at).Microseconds()) / limit)
-		}
-		if is.state.yields != (known && is.used >= was.used && was.state.yields) {
-			if err := set(g, is.state.yields); err != nil {
+			if is.state.yields == was.state.yields {
+				break
+			}
+			if err := g.SetIdle(is.state.yields); err != nil {
 				errs = append(errs, err)
 				continue
 			}
+		case is.state.yields: // made so by an earlier watch, which ended with its daemon
+			is.state.calm = looks - 1
 		}
 		seen[name] = is
 	}
@@ -105,18 +107,6 @@ func (w *Watch) limit(g cgroup.Group) (float64, bool) {
 		return 0, false
 	}
 	return min(quota/period, w.cores), true
-}
-
-func set(g cgroup.Group, yields bool) error {
-	value := "0"
-	if yields {
-		value = "1"
-	}
-	err := os.WriteFile(filepath.Join(string(g), "cpu.idle"), []byte(value), 0)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("let a workload yield: %w", err)
-	}
-	return nil
 }
 
 // Run looks twice a second until ctx ends. An error of a look goes to problem.

@@ -105,6 +105,30 @@ func TestOnlyTheBusyYield(t *testing.T) {
 		n.look()
 	}
 	n.yields("busy", "0")
+	// One that yields already does so until it has been seen to leave time: to a watch that
+	// is new, and under a name that is known, whatever it has used by then.
+	n.write("light", "cpu.idle", "1")
+	n.used("light", "50000 100000", 9000)
+	n.look()
+	n.yields("light", "1")
+	n.used("light", "50000 100000", 9050)
+	n.look()
+	n.yields("light", "0")
+	n.write("light", "cpu.idle", "1")
+	n.w = New(cgroup.Group(n.dir))
+	n.w.cores = 2
+	for i := range 2 {
+		n.yields("light", "1")
+		n.used("light", "50000 100000", 9100+i*50)
+		n.look()
+	}
+	n.yields("light", "0")
+	n.write("light", "cpu.idle", "1")
+	for i := range 3 {
+		n.used("light", "50000 100000", 9200+i*500)
+		n.look()
+		n.yields("light", "1")
+	}
 	// One that has gone is forgotten.
 	if err := os.RemoveAll(filepath.Join(n.dir, "wide")); err != nil {
 		t.Fatal(err)

@@ -174,6 +174,39 @@ func TestRelayThatDropsDataIsLeft(t *testing.T) {
 	}
 }
 
+// A connection that gets no answer sends ever more rarely: the few packets that it
+// has sent by then tell of the loss, even while much comes the other way.
+func TestRelayThatDropsDataIsLeftByTheSparse(t *testing.T) {
+	w := rendezvoustest.NewWorld()
+	honest := rendezvoustest.NewProxy(t, w.Serve(t).URL())
+	liar := rendezvoustest.NewRelay(t, rendezvoustest.Honest)
+	a := connect(t, w, w.Join(t, "a"), quickRelayOnly, liar.URL(), honest.URL()).up(2)
+	b := connect(t, w, w.Join(t, "b"), quickRelayOnly, liar.URL(), honest.URL()).up(2)
+	a.reach(b, "begin")
+	b.reach(a, "begin back")
+	stream(t, a, b, func() {
+		liar.SetPolicy(rendezvoustest.DropData)
+		began := b.count()
+		wait := 20 * time.Millisecond // a tenth of TCP's
+		sent := 0
+		for ; ; sent++ {
+			before := a.count()
+			b.Send(a.Slot, fmt.Appendf(nil, "sparse %d", sent))
+			time.Sleep(wait)
+			if a.count() > before || sent == 10 {
+				break
+			}
+			wait *= 2
+		}
+		if sent > 6 { // by the loss of eight it would take twice as many seconds more
+			t.Errorf("of %d packets none arrived", sent)
+		}
+		if b.count() == began {
+			t.Error("nothing came the other way")
+		}
+	})
+}
+
 // TestHostileRelayCanNotStopTraffic: packets are dropped, doubled, altered; the
 // client passes on what comes and stands.
 func TestHostileRelayCanNotStopTraffic(t *testing.T) {

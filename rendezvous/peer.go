@@ -18,8 +18,10 @@ const (
 	badFor    = int64(30 * time.Second)
 	probeSize = 1 + 8
 	echoSize  = probeSize + 8
-	// lossFrom is the fewest packets by which loss is judged.
-	lossFrom = 8
+	// lossFrom is the fewest packets by which loss is judged, muteFrom the fewest
+	// by which a way on which nothing arrives is: a TCP connection that waits
+	// longer and longer sends so many within a second, and then hardly any.
+	lossFrom, muteFrom = 8, 3
 )
 
 // peer is what is known of one other slot.
@@ -36,6 +38,7 @@ type peer struct {
 // way is a peer as it is reached by one link.
 type way struct {
 	heard    atomic.Int64  // when anything came from it, or it answered, this way; 0: never
+	brought  atomic.Int64  // when data came from it this way; 0: never
 	gone     atomic.Int64  // when the server said that it is not there; 0: it is
 	sent     atomic.Uint64 // data packets, by this session of the link
 	received atomic.Uint64
@@ -51,6 +54,7 @@ type way struct {
 	hadRecv  uint64 // what its answer said
 	counted  bool   // hadSent and hadRecv are set
 	lossy    int    // answers in a row that told of loss
+	mute     int    // answers in a row that told that nothing arrives
 }
 
 // peer finds or begins the state of a slot; nil if there are too many. sending: a
@@ -96,6 +100,7 @@ func (p *peer) heardOn(c *Client, i int, now int64, data bool) {
 	p.seenAt.Store(now)
 	if data {
 		w.received.Add(1)
+		w.brought.Store(now)
 	}
 	before := w.heard.Swap(now)
 	w.gone.Store(0)
@@ -180,28 +185,46 @@ func (p *peer) echoed(c *Client, body []byte) {
 	w.rtt = max(1, now-int64(seq))
 	w.heard.Store(now)
 	w.gone.Store(0)
-	sent, had := w.atProbe-w.hadSent, arrived-w.hadRecv
-	if w.counted && arrived >= w.hadRecv && sent >= lossFrom {
-		// Some is still on the way when datagrams and TLS are mixed, so only half
-		// and more counts as loss, and only twice in a row.
-		if had < sent/2 {
-			w.lossy++
-		} else {
-			w.lossy, w.badUntil = 0, 0
-		}
-		if w.lossy >= 2 {
-			w.badUntil = now + badFor
-		}
-	} else if w.lossy == 0 {
-		w.badUntil = 0
-	}
-	// A restarted peer counts from 0; then, and after enough packets, this is
-	// what the next answer is compared with.
-	if !w.counted || arrived < w.hadRecv || sent >= lossFrom {
-		w.hadSent, w.hadRecv, w.counted = w.atProbe, arrived, true
-	}
+	w.judge(now, arrived)
 	p.mu.Unlock()
 	p.choose(c, now)
+}
+
+// judge compares what had arrived, by the answer to the last probe, with what was
+// sent before that probe. Packets may still be on the way, since probes overtake
+// data when datagrams and TLS are mixed: it takes two answers in a row.
+func (w *way) judge(now int64, arrived uint64) {
+	if !w.counted || arrived < w.hadRecv { // a restarted peer counts from 0
+		w.hadSent, w.hadRecv, w.counted = w.atProbe, arrived, true
+		if w.lossy == 0 && w.mute == 0 {
+			w.badUntil = 0
+		}
+		return
+	}
+	sent, had := w.atProbe-w.hadSent, arrived-w.hadRecv
+	enough := sent >= lossFrom
+	switch {
+	case had == 0 && sent >= muteFrom:
+		w.mute++
+	case had > 0:
+		w.mute = 0
+	}
+	switch {
+	case enough && had < sent/2:
+		w.lossy++
+	case enough:
+		w.lossy = 0
+	}
+	switch {
+	case w.lossy >= 2 && enough || w.mute >= 2 && had == 0 && sent >= muteFrom:
+		w.badUntil = now + badFor
+		enough = true // by these it has been judged; more must tell
+	case w.lossy == 0 && w.mute == 0:
+		w.badUntil = 0
+	}
+	if enough {
+		w.hadSent, w.hadRecv = w.atProbe, arrived
+	}
 }
 
 // choose takes the best way to the peer.
@@ -257,9 +280,9 @@ func (p *peer) check(c *Client, now int64) bool {
 		last, sent := w.last, w.sent.Load()-w.atProbe
 		p.mu.Unlock()
 		wait := int64(per.Present) / 4 // others are asked now and then, to be known when needed
-		// The way in use is asked when what was sent has brought nothing back yet, or
+		// The way in use is asked when what was sent has brought no data back yet, or
 		// is enough to judge loss by: a peer that answers by itself is not asked.
-		if i == route && busy && (sent >= lossFrom || sent > 0 && w.heard.Load() < at) {
+		if i == route && busy && (sent >= lossFrom || sent > 0 && w.brought.Load() < at) {
 			wait = int64(per.Probe)
 		}
 		if now-last >= wait {
@@ -274,10 +297,11 @@ func (p *peer) check(c *Client, now int64) bool {
 func (p *peer) reset(i int) {
 	w := &p.ways[i]
 	w.heard.Store(0)
+	w.brought.Store(0)
 	w.gone.Store(0)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	w.asked, w.last, w.badUntil, w.lossy, w.rtt, w.counted = 0, 0, 0, 0, 0, false
+	w.asked, w.last, w.badUntil, w.lossy, w.mute, w.rtt, w.counted = 0, 0, 0, 0, 0, 0, false
 }
 
 func putTime(b []byte, t int64) { binary.BigEndian.PutUint64(b, uint64(t)) }

@@ -152,6 +152,11 @@ func open(dir string) (*device, error) {
 	if binary.LittleEndian.Uint16(c) != virtio {
 		return nil, nil
 	}
+	// The kernel's own driver leaves: registers that one uses cannot be mapped. It has
+	// done so already where the device has none.
+	if err := os.WriteFile(dir+"/driver/unbind", []byte(filepath.Base(dir)), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("take it from its driver: %w", err)
+	}
 	// Memory and bus mastering on, as a driver would.
 	command := binary.LittleEndian.Uint16(c[4:]) | 6
 	if _, err := file.WriteAt(binary.LittleEndian.AppendUint16(nil, command), 4); err != nil {
@@ -186,7 +191,7 @@ func open(dir string) (*device, error) {
 		return nil, err
 	}
 	if d.bar, err = unix.Mmap(int(mem.Fd()), 0, int(st.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("map its registers: %w", err)
 	}
 	lines, err := os.ReadFile(dir + "/resource")
 	if err != nil {
